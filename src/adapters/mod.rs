@@ -1,0 +1,1 @@
+//! LoRA: its configuration, its names, its initial values.

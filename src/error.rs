@@ -1,0 +1,127 @@
+//! The one error type that a user is meant to mend: what is wrong, where, and the way out.
+//!
+//! Rendered as `error: FILE:LINE:COLUMN: MESSAGE` and, on lines of their own, `hint: …`. Messages are lower case, without a
+//! full stop, with backticks round values. Several problems of one file are reported together.
+//!
+//! Tensor code uses [`candle_core::Result`]; the binary joins both under [`anyhow`].
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A result whose error is for the user to mend.
+pub type Result<T, E = UserError> = std::result::Result<T, E>;
+
+/// Where in a file a problem lies. Lines and columns count from 1; 0 means unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as the user named it.
+    pub path: PathBuf,
+    /// Line from 1, or 0 when the problem concerns the whole file.
+    pub line: usize,
+    /// Column from 1 in characters, or 0 when the problem concerns the whole line.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+            if self.column > 0 {
+                write!(f, ":{}", self.column)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One problem: a message, the place it was found at, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The place, when the problem lies in a file.
+    pub place: Option<Place>,
+    /// What is wrong, lower case, no full stop.
+    pub message: String,
+    /// The way out, when there is one to name.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem without a place.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into(), hint: None }
+    }
+
+    /// A problem that concerns a whole file.
+    pub fn in_file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Self::at(path, 0, 0, message)
+    }
+
+    /// A problem at a line and column (both from 1, 0 for unknown).
+    pub fn at(
+        path: impl AsRef<Path>,
+        line: usize,
+        column: usize,
+        message: impl Into<String>,
+    ) -> Self {
+        let place = Place { path: path.as_ref().to_path_buf(), line, column };
+        Self { place: Some(place), message: message.into(), hint: None }
+    }
+
+    /// The same problem with a way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        write!(f, "{}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One or more problems that the user can mend: exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserError {
+    /// Every problem found, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+impl UserError {
+    /// All problems of a check together, or nothing when there are none.
+    ///
+    /// # Errors
+    /// When `problems` is not empty.
+    pub fn check(problems: Vec<Problem>) -> Result<()> {
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+}
+
+impl From<Problem> for UserError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+impl fmt::Display for UserError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\nerror: ")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UserError {}

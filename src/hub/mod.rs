@@ -1,0 +1,1 @@
+//! A model directory: config.json, memory-mapped safetensors, tokenizer files.

@@ -1,0 +1,1 @@
+//! The decoder, built from a spec.

@@ -1,0 +1,1 @@
+//! The math: every op has a forward and a backward.

@@ -1,0 +1,1 @@
+//! The arena of trainable slices and what updates it.

@@ -1,0 +1,1 @@
+//! Progress, metrics files: the only place that prints.
