@@ -1,1 +1,27 @@
-//! The math: every op has a forward and a backward.
+//! The math. Every op has a forward and a backward; none knows what model it works for.
+//!
+//! An op takes the context [`Cx`] and owned buffers ([`Buf`]). Backward passes *add* into their `dx` (beta = 1), so that a value
+//! used twice needs no extra pass. On the CPU all ops compute in f32; in `bf16-true` the values between ops are rounded to bf16
+//! ([`Cx::round`]) and what is kept for the backward pass is stored as bf16 ([`Cx::pack`]).
+//!
+//! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
+
+pub mod attention;
+pub mod buf;
+pub mod cross_entropy;
+pub mod cx;
+pub mod dropout;
+pub mod embedding;
+pub mod linear;
+pub mod lora;
+pub mod matmul;
+pub mod philox;
+pub mod rms_norm;
+pub mod rope;
+pub mod simd;
+pub mod swiglu;
+pub mod weight;
+
+pub use buf::Buf;
+pub use cx::Cx;
+pub use weight::Weight;
