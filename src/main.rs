@@ -1,1 +1,5 @@
-fn main() {}
+//! The `vft` binary.
+
+fn main() {
+    std::process::exit(vft::cli::main());
+}

@@ -1,1 +1,5 @@
-//! What a run leaves on disk.
+//! What a run leaves on disk: adapters in PEFT's format, written aside and renamed into place.
+
+pub mod atomic;
+pub mod out_dir;
+pub mod peft;

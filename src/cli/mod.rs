@@ -1,1 +1,60 @@
-//! One file per verb.
+//! One file per verb: parse, call, render errors, exit codes.
+
+mod finetune;
+mod generate;
+
+use crate::error::UserError;
+use crate::report;
+use clap::{Parser, Subcommand};
+use std::io;
+
+/// Finetune language models with LoRA and QLoRA.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Train an adapter as a config file says; any key can be set on the command line.
+    #[command(visible_alias = "finetune_lora", after_help = finetune::after_help())]
+    Finetune(finetune::Args),
+    /// Answer a prompt with a model and, if given, an adapter.
+    Generate(generate::Args),
+}
+
+/// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
+pub fn main() -> i32 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            report::print_note(e.render());
+            return if e.use_stderr() { 2 } else { 0 };
+        }
+    };
+    let done = match cli.verb {
+        Verb::Finetune(args) => finetune::run(&args),
+        Verb::Generate(args) => generate::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) => {
+            report::print_error(format_args!("{e:#}"));
+            exit_code(&e)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> i32 {
+    let full = error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::StorageFull);
+    let text = format!("{error:#}");
+    if full || text.contains("No space left on device") {
+        74
+    } else if error.chain().any(|e| e.downcast_ref::<UserError>().is_some()) {
+        2
+    } else {
+        1
+    }
+}

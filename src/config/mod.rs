@@ -1,1 +1,14 @@
-//! YAML and command line to a checked run configuration.
+//! YAML and command line to a checked [`RunConfig`].
+//!
+//! text → [`yaml`] tree with places → [`reader`] walks it by the table of [`keys`] → [`RunConfig`]. Every problem of a file is
+//! reported at once. Keys and their meaning are LitGPT's; scalars follow its rules ([`scalar`]).
+
+pub mod keys;
+mod overrides;
+mod reader;
+mod resolved;
+mod run_config;
+mod scalar;
+mod yaml;
+
+pub use run_config::*;

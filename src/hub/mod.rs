@@ -1,1 +1,4 @@
-//! A model directory: config.json, memory-mapped safetensors, tokenizer files.
+//! A model directory: `config.json` and memory-mapped safetensors.
+
+pub mod config;
+pub mod safetensors;

@@ -1,1 +1,20 @@
-//! The decoder, built from a spec.
+//! The decoder, built from a spec that a family reads out of `config.json`.
+//!
+//! [`families`] maps each architecture to a [`DecoderSpec`]; [`Decoder`] runs whatever the spec says. Forward passes keep what the
+//! hand-written backward passes need and nothing else: the wide tensors that are cheap to compute again (norm outputs, the SwiGLU
+//! product) are computed again.
+
+pub mod batch;
+pub mod cache;
+pub mod decoder;
+pub mod families;
+pub mod layer;
+pub mod linear;
+pub mod load;
+pub mod rope;
+pub mod sample;
+pub mod spec;
+
+pub use batch::Tokens;
+pub use decoder::Decoder;
+pub use spec::DecoderSpec;

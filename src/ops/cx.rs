@@ -32,7 +32,7 @@ impl Pool {
         }
     }
 
-    fn take<T: Copy + Default>(
+    fn take<T: Copy + Default + bytemuck::Zeroable>(
         &self,
         list: &Mutex<HashMap<usize, Vec<Vec<T>>>>,
         len: usize,
@@ -41,7 +41,7 @@ impl Pool {
         let found = list.lock().ok().and_then(|mut l| l.get_mut(&capacity).and_then(Vec::pop));
         let mut v = found.unwrap_or_else(|| {
             self.fresh.fetch_add(1, Ordering::Relaxed);
-            vec![T::default(); capacity]
+            bytemuck::zeroed_vec(capacity)
         });
         // A buffer given back keeps its capacity but may have been cut to a shorter length; only that growth is filled.
         v.resize(len, T::default());
@@ -108,6 +108,20 @@ impl Cx {
     pub fn alloc(&self, shape: &[usize]) -> Result<Buf> {
         let (len, capacity) = self.sizes(shape)?;
         let v = self.pool.take(&self.pool.f32, len, capacity);
+        Ok(Buf::new(CpuStorage::F32(v), shape, self.pool.clone()))
+    }
+
+    /// An f32 buffer of any content with room for exactly `rows` rows: for scratch that is not one row per token.
+    ///
+    /// # Errors
+    /// When the size overflows or `shape` has more rows.
+    pub fn alloc_rows(&self, shape: &[usize], rows: usize) -> Result<Buf> {
+        let len: usize = shape.iter().product();
+        let capacity = shape[1..].iter().product::<usize>() * rows;
+        if len > capacity {
+            bail!("shape {shape:?} does not fit {rows} rows");
+        }
+        let v = self.pool.take(&self.pool.f32, len, capacity.max(1));
         Ok(Buf::new(CpuStorage::F32(v), shape, self.pool.clone()))
     }
 

@@ -153,7 +153,7 @@ impl Weight {
         }
         // NF4 blocks of 64 elements must not be cut: a multiple of 64 rows never cuts one.
         let block = (BLOCK / self.cols.max(1)).next_multiple_of(64).min(self.rows);
-        let mut scratch = cx.alloc(&[1, block * self.cols])?;
+        let mut scratch = cx.alloc_rows(&[block, self.cols], block)?;
         for r0 in (0..self.rows).step_by(block) {
             let r1 = (r0 + block).min(self.rows);
             let values = &mut scratch.f32_mut()?[..(r1 - r0) * self.cols];

@@ -34,7 +34,7 @@ impl Slice {
 /// Parameters and gradients of everything that trains, f32.
 #[derive(Default)]
 pub struct Arena {
-    slices: Vec<Slice>,
+    pub(crate) slices: Vec<Slice>,
     /// Parameter values.
     pub params: Vec<f32>,
     /// Gradients, accumulated over a step.

@@ -1,6 +1,6 @@
 //! NF4 in bitsandbytes' layout.
-/// Stub type.
-pub struct Nf4 { /// n
- pub len: usize }
-impl Nf4 { /// dq
- pub fn dequantize_range(&self, _s: usize, _o: &mut [f32]) {} }
+
+pub mod dynamic_map;
+pub mod nf4;
+
+pub use nf4::{Absmax, Nf4, quantize};

@@ -1,1 +1,6 @@
-//! The training loop.
+//! The training loop and what it decides before it starts.
+
+pub mod fit;
+pub mod guard;
+pub mod objective;
+pub mod prepare;

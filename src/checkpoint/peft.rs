@@ -1,0 +1,207 @@
+//! A LoRA adapter as PEFT reads and writes it: `adapter_model.safetensors` and `adapter_config.json`.
+//!
+//! PEFT 0.21 `utils/save_and_load.py`, `tuners/lora/config.py`
+
+use super::atomic::io_problem;
+use crate::adapters::names::module_of;
+use crate::adapters::LoraConfig;
+use crate::error::{Problem, Result};
+use crate::hub::safetensors::Checkpoint;
+use crate::optim::Arena;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+/// Writes the adapter in `arena` into the directory `dir`; `paths` are the adapted modules, `modules` all that could be.
+///
+/// # Errors
+/// When a value is not finite or a file cannot be written.
+pub fn write(
+    dir: &Path,
+    arena: &Arena,
+    lora: &LoraConfig,
+    paths: &[String],
+    modules: &[String],
+    base: &str,
+) -> anyhow::Result<()> {
+    let mut tensors = Vec::new();
+    for slice in arena.slices() {
+        let values = arena.param(slice);
+        anyhow::ensure!(values.iter().all(|v| v.is_finite()), "`{}` is not finite", slice.name);
+        let view = TensorView::new(Dtype::F32, slice.shape.to_vec(), bytemuck::cast_slice(values))?;
+        tensors.push((slice.name.clone(), view));
+    }
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let file = dir.join("adapter_model.safetensors");
+    let bytes = safetensors::serialize(tensors, Some(metadata))?;
+    fs::write(&file, bytes).map_err(|e| io_problem(&file, &e))?;
+    let file = dir.join("adapter_config.json");
+    let text = serde_json::to_string_pretty(&config_json(lora, paths, modules, base))? + "\n";
+    fs::write(&file, text).map_err(|e| io_problem(&file, &e))?;
+    Ok(())
+}
+
+/// `adapter_config.json` with the fields that PEFT writes.
+fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &str) -> Value {
+    let alpha = if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
+    json!({
+        "alpha_pattern": {},
+        "auto_mapping": null,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "layer_replication": null,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "loftq_config": {},
+        "lora_alpha": alpha,
+        "lora_bias": false,
+        "lora_dropout": lora.dropout,
+        "megatron_config": null,
+        "megatron_core": "megatron.core",
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": lora.r,
+        "rank_pattern": {},
+        "revision": null,
+        "target_modules": target_modules(paths, modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": false,
+        "use_rslora": false,
+    })
+}
+
+/// Leaf names where they name exactly the adapted modules, full paths otherwise.
+fn target_modules(paths: &[String], modules: &[String]) -> Vec<String> {
+    let leaf = |p: &String| p.rsplit('.').next().unwrap_or(p).to_owned();
+    let mut names: Vec<String> = paths.iter().map(leaf).collect();
+    names.sort();
+    names.dedup();
+    let exact = modules.iter().all(|m| paths.contains(m) == names.contains(&leaf(m)));
+    if exact { names } else { paths.to_vec() }
+}
+
+/// An adapter read from disk.
+pub struct AdapterFile {
+    /// Rank, alpha, dropout.
+    pub lora: LoraConfig,
+    /// A (R, in) and B (out, R) by module path.
+    pub tensors: BTreeMap<String, (Vec<f32>, Vec<f32>)>,
+}
+
+/// Reads a PEFT adapter directory.
+///
+/// # Errors
+/// When a file is missing or damaged, or the adapter uses what vft does not know.
+pub fn read(dir: &Path) -> Result<AdapterFile> {
+    let path = dir.join("adapter_config.json");
+    let text = fs::read_to_string(&path).map_err(|e| {
+        let hint = "an adapter directory holds adapter_config.json and adapter_model.safetensors";
+        Problem::in_file(&path, format!("cannot be read: {e}")).hint(hint)
+    })?;
+    let json: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|e| Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
+    let lora = lora_config(&path, &json)?;
+    let file = dir.join("adapter_model.safetensors");
+    let tensors = read_tensors(&file, lora.r)?;
+    Ok(AdapterFile { lora, tensors })
+}
+
+fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
+    let problem = |message: String| Problem::in_file(path, message);
+    let empty = |v: &Value| match v {
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(m) => m.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::String(s) => s == "none",
+        _ => false,
+    };
+    let mut problems = Vec::new();
+    if json.get("peft_type") != Some(&json!("LORA")) {
+        let kind = json.get("peft_type").unwrap_or(&Value::Null);
+        problems.push(problem(format!("`peft_type` is {kind}; vft reads LORA")));
+    }
+    for key in
+        ["use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "bias", "modules_to_save", "rank_pattern", "alpha_pattern"]
+    {
+        if let Some(value) = json.get(key).filter(|v| !empty(v)) {
+            problems.push(problem(format!("`{key}` is {value}, which vft does not support yet")));
+        }
+    }
+    crate::error::UserError::check(problems)?;
+    let number = |key: &str| {
+        let value = json.get(key).and_then(Value::as_f64);
+        value.ok_or_else(|| problem(format!("`{key}` is missing or no number")))
+    };
+    let (r, alpha) = (number("r")?, number("lora_alpha")?);
+    if !(1.0..=65_536.0).contains(&r) || r.fract() != 0.0 || !alpha.is_finite() {
+        return Err(problem(format!("`r` {r} or `lora_alpha` {alpha} is out of range")).into());
+    }
+    Ok(LoraConfig { r: r as usize, alpha, dropout: number("lora_dropout").unwrap_or(0.0) })
+}
+
+fn read_tensors(file: &Path, r: usize) -> Result<BTreeMap<String, (Vec<f32>, Vec<f32>)>> {
+    let problem = |message: String| Problem::in_file(file, message);
+    let checkpoint = Checkpoint::open_file(file)?;
+    let mut halves: BTreeMap<String, (Option<Vec<f32>>, Option<Vec<f32>>)> = BTreeMap::new();
+    for key in checkpoint.names() {
+        let (module, is_b) =
+            module_of(key).ok_or_else(|| problem(format!("`{key}` is no LoRA tensor's name")))?;
+        let shape = checkpoint.tensor(key).map(|t| t.shape.clone()).unwrap_or_default();
+        let fits = shape.len() == 2 && shape[usize::from(is_b)] == r;
+        if !fits {
+            return Err(problem(format!("`{key}` has shape {shape:?}, which does not fit r = {r}")).into());
+        }
+        let values = checkpoint.expect(key, &shape)?.to_f32_vec();
+        if values.iter().any(|v| !v.is_finite()) {
+            return Err(problem(format!("`{key}` holds values that are not finite")).into());
+        }
+        let half = halves.entry(module.to_owned()).or_default();
+        if is_b { half.1 = Some(values) } else { half.0 = Some(values) }
+    }
+    let whole = |(module, half): (String, _)| match half {
+        (Some(a), Some(b)) => Ok((module, (a, b))),
+        _ => Err(problem(format!("`{module}` has only one of lora_A and lora_B")).into()),
+    };
+    halves.into_iter().map(whole).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn leaf_names_stand_for_whole_families_of_modules() {
+        let modules = strings(&["a.0.q", "a.1.q", "a.0.v"]);
+        assert_eq!(target_modules(&strings(&["a.0.q", "a.1.q"]), &modules), ["q"]);
+    }
+
+    #[test]
+    fn a_part_of_a_family_is_written_as_paths() {
+        let modules = strings(&["a.0.q", "a.1.q"]);
+        assert_eq!(target_modules(&strings(&["a.1.q"]), &modules), ["a.1.q"]);
+    }
+
+    #[test]
+    fn an_adapter_survives_the_disk() {
+        let home = tempfile::tempdir().unwrap();
+        let (mut arena, lora) = (Arena::default(), LoraConfig { r: 1, alpha: 2.5, dropout: 0.1 });
+        let (a, b) = crate::adapters::names::peft_keys("x");
+        arena.push(a, [1, 2], &[1.0, 2.0]);
+        arena.push(b, [3, 1], &[3.0, 4.0, 5.0]);
+        let paths = strings(&["x"]);
+        write(home.path(), &arena, &lora, &paths, &paths, "/base").unwrap();
+        let back = read(home.path()).unwrap();
+        assert_eq!(back.tensors["x"], (vec![1.0, 2.0], vec![3.0, 4.0, 5.0]));
+        assert_eq!(back.lora, lora);
+    }
+}

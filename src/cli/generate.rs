@@ -1,0 +1,149 @@
+//! `vft generate`: a model, an adapter if given, a prompt, an answer.
+
+use crate::checkpoint::peft;
+use crate::config::{Precision, Quantize};
+use crate::data::row::{Role, Turn};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Problem, UserError};
+use crate::model::load::{attach, load};
+use crate::model::sample::{Sampler, Sampling};
+use crate::ops::Cx;
+use crate::optim::Arena;
+use crate::report;
+use crate::train::prepare::storage;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Arguments of `vft generate`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Hugging Face model directory.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// PEFT adapter directory.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Pack the base to 4 bits: bnb.nf4 or bnb.nf4-dq.
+    #[arg(long, value_parser = quantize)]
+    quantize: Option<Quantize>,
+    /// 32-true or bf16-true.
+    #[arg(long, value_parser = precision, default_value = "bf16-true")]
+    precision: Precision,
+    /// What to ask.
+    #[arg(long)]
+    prompt: String,
+    /// A system message before it.
+    #[arg(long)]
+    system: Option<String>,
+    /// Give the prompt to the model as it is, without the chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Randomness; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Sample among the likeliest tokens whose probabilities add up to this.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Above 1, tokens that occurred become less likely.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 1337)]
+    seed: u64,
+    /// Threads to compute with; 0 for all cores.
+    #[arg(long, default_value_t = 0, env = "VFT_THREADS")]
+    threads: usize,
+}
+
+fn quantize(text: &str) -> Result<Quantize, String> {
+    match text.strip_prefix("bnb.").unwrap_or(text) {
+        "nf4" => Ok(Quantize::Nf4),
+        "nf4-dq" => Ok(Quantize::Nf4Dq),
+        _ => Err("bnb.nf4 and bnb.nf4-dq work".into()),
+    }
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    match text {
+        "32-true" | "32" => Ok(Precision::F32),
+        "bf16-true" | "bf16" => Ok(Precision::Bf16),
+        _ => Err("32-true and bf16-true work".into()),
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<i32> {
+    let problem = |message: String| UserError::from(Problem::new(message));
+    if !args.base.is_dir() {
+        return Err(problem(format!("`--base`: `{}` is no directory", args.base.display())).into());
+    }
+    let positive = |name: &str, x: f32, ok: bool| {
+        if ok { Ok(()) } else { Err(problem(format!("`--{name}`: {x} is out of range"))) }
+    };
+    positive("temperature", args.temperature, (0.0..=100.0).contains(&args.temperature))?;
+    positive("top-p", args.top_p, args.top_p > 0.0 && args.top_p <= 1.0)?;
+    positive("repetition-penalty", args.repetition_penalty, (0.01..=100.0).contains(&args.repetition_penalty))?;
+
+    let tokenizer = Tokenizer::load(&args.base)?;
+    let ids = prompt_ids(args, &tokenizer)?;
+    let storage = storage(args.precision, args.quantize);
+    let cx = Cx::cpu(storage.compute, args.threads)?;
+    let mut decoder = cx.install(|| load(&args.base, storage))?;
+    let mut arena = Arena::default();
+    if let Some(dir) = &args.adapter {
+        let file = peft::read(dir)?;
+        let modules = decoder.spec.linear_paths();
+        if let Some(foreign) = file.tensors.keys().find(|k| !modules.contains(k)) {
+            let message = format!("adapts `{foreign}`, which the base does not have");
+            return Err(UserError::from(Problem::in_file(dir, message)).into());
+        }
+        let paths: Vec<String> = file.tensors.keys().cloned().collect();
+        attach(&mut decoder, &mut arena, &file.lora, &paths, 0, Some(&file.tensors))?;
+    }
+    if let Some(id) = ids.iter().find(|id| **id as usize >= decoder.spec.vocab) {
+        return Err(problem(format!("the prompt's token {id} lies outside the model's vocabulary")).into());
+    }
+    let room = decoder.spec.context.saturating_sub(ids.len()).min(args.max_new_tokens);
+    if room == 0 {
+        let message = format!("the prompt has {} tokens; the model sees {}", ids.len(), decoder.spec.context);
+        return Err(problem(message).into());
+    }
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+    };
+    let mut sampler = Sampler::new(sampling, &ids);
+    let answer = cx.install(|| -> Result<Vec<u32>> {
+        let rope = decoder.rope_table(ids.len() + room);
+        let mut cache = decoder.cache(&cx, ids.len() + room)?;
+        let (mut answer, mut next) = (Vec::new(), ids.clone());
+        while answer.len() < room {
+            let logits = decoder.decode(&cx, &arena, &rope, &next, &mut cache)?;
+            let id = sampler.next(logits);
+            if tokenizer.stop_ids.contains(&id) {
+                break;
+            }
+            answer.push(id);
+            next = vec![id];
+        }
+        Ok(answer)
+    })?;
+    report::print_out(&(tokenizer.decode(&answer, true)? + "\n"));
+    Ok(0)
+}
+
+fn prompt_ids(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let Some(template) = tokenizer.template.as_ref().filter(|_| !args.raw) else {
+        let ids = tokenizer.encode(&args.prompt, true)?;
+        anyhow::ensure!(!ids.is_empty(), UserError::from(Problem::new("the prompt is empty")));
+        return Ok(ids);
+    };
+    let turn = |role, content: &String| Turn { role, content: content.clone(), train: false };
+    let system = args.system.iter().map(|s| turn(Role::System, s));
+    let turns: Vec<Turn> = system.chain([turn(Role::User, &args.prompt)]).collect();
+    Ok(tokenizer.encode(&template.render(&turns, true)?, false)?)
+}

@@ -1,0 +1,57 @@
+//! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
+
+use super::reader::{Read, split_optimizer};
+use super::yaml::{self, Node};
+use crate::error::Problem;
+use std::path::Path;
+
+/// Sets the keys that `arguments` name.
+pub(super) fn apply(arguments: &[String], read: &mut Read) {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let Some(flag) = argument.strip_prefix("--") else {
+            let problem = Problem::new(format!("unexpected argument `{argument}`"));
+            read.problems.push(problem.hint("keys are set as `--train.max_steps 10`"));
+            continue;
+        };
+        let (key, value) = match flag.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (flag, rest.next().cloned()),
+        };
+        let Some(value) = value else {
+            read.problems.push(Problem::new(format!("`--{key}` needs a value")));
+            continue;
+        };
+        set(&long_name(key), &value, read);
+    }
+}
+
+/// `data.path` stands for `data.init_args.path`, `optimizer.lr` for `optimizer.init_args.lr`.
+fn long_name(key: &str) -> String {
+    for block in ["data", "optimizer"] {
+        match key.strip_prefix(block).map(|rest| rest.strip_prefix('.')) {
+            Some(None) if key == block => return format!("{block}.class_path"),
+            Some(Some(rest)) if rest != "class_path" && !rest.starts_with("init_args") => {
+                return format!("{block}.init_args.{rest}");
+            }
+            _ => {}
+        }
+    }
+    key.to_owned()
+}
+
+fn set(key: &str, text: &str, read: &mut Read) {
+    let flow = text.trim_start().starts_with(['[', '{']);
+    let node = if flow {
+        match yaml::parse(Path::new(&format!("--{key}")), text) {
+            Ok(node) => node,
+            Err(e) => return read.problems.extend(e.problems),
+        }
+    } else {
+        Node::text(text)
+    };
+    if key == "optimizer.class_path" && flow {
+        return split_optimizer(None, "optimizer", &node, read);
+    }
+    read.set(key, node, None);
+}

@@ -1,0 +1,358 @@
+//! From a YAML tree to a [`RunConfig`]: flatten to dotted keys, check names, read each value, check them against each other.
+
+use super::keys::{ALIASES, FOREIGN, KEYS};
+use super::run_config::*;
+use super::scalar;
+use super::yaml::{Node, Value};
+use crate::error::{Place, Problem, Result, UserError};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Keys read so far, with their places, and the problems found on the way.
+#[derive(Default)]
+pub(super) struct Read {
+    values: BTreeMap<String, (Node, Option<Place>)>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Read {
+    /// All keys of a file.
+    pub(super) fn file(path: &Path, root: &Node) -> Self {
+        let mut read = Self::default();
+        match &root.value {
+            Value::Map(_) => read.flatten(path, "", root),
+            _ => read.problems.push(Problem::at(path, root.line, root.column, "a run config is a mapping of keys")),
+        }
+        read
+    }
+
+    fn flatten(&mut self, path: &Path, prefix: &str, node: &Node) {
+        let Value::Map(items) = &node.value else { return };
+        for (key, value) in items {
+            let name = if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
+            let place = Place { path: path.into(), line: key.line, column: key.column };
+            let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{name}.")));
+            match &value.value {
+                Value::Map(_) if name == "data.init_args.prompt_style" => {
+                    self.flatten(path, &name, value);
+                    if let Some((style, place)) = self.values.remove("data.init_args.prompt_style.class_path") {
+                        self.set(&name, style, place);
+                    }
+                }
+                Value::Map(_) if is_block => self.flatten(path, &name, value),
+                Value::Scalar { text, .. } if name == "optimizer" => {
+                    self.set("optimizer.class_path", Node::text(text), Some(place));
+                }
+                Value::Scalar { text, .. } if name == "data" => {
+                    self.set("data.class_path", Node::text(text), Some(place));
+                }
+                Value::Scalar { text, quoted } if is_block => {
+                    if !scalar::is_null(text, *quoted) {
+                        self.problems.push(Problem { place: Some(place), message: format!("`{name}` is a block of keys, not `{text}`"), hint: None });
+                    }
+                }
+                _ => self.set(&name, value.clone(), Some(place)),
+            }
+        }
+    }
+
+    /// Sets a key; an unknown one becomes a problem with a hint.
+    pub(super) fn set(&mut self, name: &str, node: Node, place: Option<Place>) {
+        let name = ALIASES.iter().find(|(a, _)| *a == name).map_or(name, |(_, real)| real);
+        let null = matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
+        let known = KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
+        if known {
+            self.values.insert(name.to_owned(), (node, place));
+        } else if let Some((_, way)) = FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}."))) {
+            let harmless = matches!(&node.value, Value::Scalar { text, .. }
+                if (name == "devices" && matches!(text.as_str(), "1" | "auto")) || (name == "num_nodes" && text == "1"));
+            if !null && !harmless {
+                let message = format!("`{name}` does not work here");
+                self.problems.push(Problem { place, message, hint: Some((*way).to_owned()) });
+            }
+        } else {
+            let message = format!("unknown key `{name}`");
+            self.problems.push(Problem { place, message, hint: nearest(name) });
+        }
+    }
+
+    fn problem(&mut self, key: &str, message: &str) {
+        let place = self.values.get(key).and_then(|(_, p)| p.clone());
+        self.problems.push(Problem { place, message: format!("`{key}`: {message}"), hint: None });
+    }
+
+    fn is_written(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The scalar of a key: `None` if it is absent, `Some(None)` if null.
+    fn scalar(&mut self, key: &str) -> Option<Option<String>> {
+        match self.values.get(key).map(|(n, _)| n.value.clone())? {
+            Value::Scalar { text, quoted } if scalar::is_null(&text, quoted) => Some(None),
+            Value::Scalar { text, .. } => Some(Some(text)),
+            _ => {
+                self.problem(key, "expected one value, not a list or block");
+                None
+            }
+        }
+    }
+
+    fn read<T>(&mut self, key: &str, default: T, f: impl Fn(&str) -> Result<T, String>) -> T {
+        let Some(Some(text)) = self.scalar(key) else { return default };
+        f(&text).unwrap_or_else(|message| {
+            self.problem(key, &message);
+            default
+        })
+    }
+
+    fn flag(&mut self, key: &str, default: bool) -> bool {
+        self.read(key, default, scalar::boolean)
+    }
+
+    fn count(&mut self, key: &str, default: usize, least: i64) -> usize {
+        self.read(key, default, |text| whole(text, least))
+    }
+
+    /// A count that may be null; `default` stands when the key is absent.
+    fn count_or_null(&mut self, key: &str, default: Option<usize>) -> Option<usize> {
+        match self.scalar(key) {
+            Some(None) => None,
+            _ => self.read(key, default, |text| whole(text, 1).map(Some)),
+        }
+    }
+
+    fn number(&mut self, key: &str, default: f64, range: std::ops::Range<f64>) -> f64 {
+        self.read(key, default, |text| {
+            let x = scalar::number(text)?;
+            let fits = range.contains(&x);
+            if fits { Ok(x) } else { Err(format!("{text} lies outside {} .. {}", range.start, range.end)) }
+        })
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        self.scalar(key).flatten()
+    }
+}
+
+fn whole(text: &str, least: i64) -> Result<usize, String> {
+    let n = scalar::integer(text)?;
+    if !(least..=1_000_000_000).contains(&n) {
+        return Err(format!("{text} lies outside {least} .. 1000000000"));
+    }
+    Ok(n as usize)
+}
+
+/// `optimizer: {class_path, init_args}` given on the command line as one value.
+pub(super) fn split_optimizer(place: Option<Place>, prefix: &str, node: &Node, read: &mut Read) {
+    let Value::Map(items) = &node.value else { return read.set(prefix, node.clone(), place) };
+    for (key, value) in items {
+        split_optimizer(place.clone(), &format!("{prefix}.{}", key.name), value, read);
+    }
+}
+
+/// "did you mean" for an unknown key: the closest name, or the same last word elsewhere.
+fn nearest(name: &str) -> Option<String> {
+    let last = |n: &str| n.rsplit('.').next().unwrap_or_default().to_owned();
+    let score = |k: &str| {
+        let whole = strsim::normalized_damerau_levenshtein(k, name);
+        whole.max(strsim::normalized_damerau_levenshtein(&last(k), &last(name)) - 0.05)
+    };
+    let best = KEYS.iter().map(|k| (score(k.name), k.name)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let all = || "`vft finetune --help` lists every key".to_owned();
+    Some(if best.0 > 0.6 { format!("did you mean `{}`?", best.1) } else { all() })
+}
+
+const FLAGS: [(&str, bool, &[&str]); 6] = [
+    ("lora_query", true, &["q_proj"]),
+    ("lora_key", false, &["k_proj"]),
+    ("lora_value", true, &["v_proj"]),
+    ("lora_projection", false, &["o_proj"]),
+    ("lora_mlp", false, &["gate_proj", "up_proj", "down_proj"]),
+    ("lora_head", false, &["lm_head"]),
+];
+
+fn targets(r: &mut Read) -> TargetModules {
+    const KEY: &str = "lora_target_modules";
+    let node = r.values.get(KEY).map(|(n, _)| n.value.clone());
+    let by_flags = |r: &mut Read| {
+        let names: Vec<String> = FLAGS
+            .iter()
+            .filter(|(key, default, _)| r.flag(key, *default))
+            .flat_map(|(_, _, names)| names.iter().map(|n| (*n).to_owned()))
+            .collect();
+        if names.is_empty() {
+            r.problems.push(
+                Problem::new("no module would be adapted").hint("set one of the lora_* switches or `lora_target_modules`"),
+            );
+        }
+        TargetModules::Names(names)
+    };
+    let targets = match node {
+        None => return by_flags(r),
+        Some(Value::Scalar { text, quoted }) if scalar::is_null(&text, quoted) => return by_flags(r),
+        Some(Value::Scalar { text, .. }) if text == "all-linear" => TargetModules::AllLinear,
+        Some(Value::Scalar { text, .. }) => {
+            if let Err(e) = fancy_regex::Regex::new(&format!("^(?:{text})$")) {
+                r.problem(KEY, &format!("is no regular expression: {e}"));
+            }
+            TargetModules::Regex(text)
+        }
+        Some(Value::Seq(items)) => {
+            let names: Vec<String> = items
+                .iter()
+                .filter_map(|n| match &n.value {
+                    Value::Scalar { text, .. } => Some(text.clone()),
+                    _ => None,
+                })
+                .collect();
+            if names.len() != items.len() || names.is_empty() {
+                r.problem(KEY, "expected a list of module names");
+            }
+            TargetModules::Names(names)
+        }
+        Some(Value::Map(_)) => {
+            r.problem(KEY, "expected a list of names, a regular expression or `all-linear`");
+            TargetModules::AllLinear
+        }
+    };
+    for (key, ..) in FLAGS {
+        if r.is_written(key) {
+            r.problem(key, "contradicts `lora_target_modules`; write one or the other");
+        }
+    }
+    targets
+}
+
+fn betas(r: &mut Read) -> [f64; 2] {
+    const KEY: &str = "optimizer.init_args.betas";
+    let default = [0.9, 0.999];
+    let Some((node, _)) = r.values.get(KEY).cloned() else { return default };
+    let beta = |n: &Node| match &n.value {
+        Value::Scalar { text, .. } => scalar::number(text).ok().filter(|b| (0.0..1.0).contains(b)),
+        _ => None,
+    };
+    let pair = match &node.value {
+        Value::Seq(items) if items.len() == 2 => beta(&items[0]).zip(beta(&items[1])),
+        _ => None,
+    };
+    match pair {
+        Some((a, b)) => [a, b],
+        None => {
+            r.problem(KEY, "expected two numbers in 0 .. 1, such as [0.9, 0.95]");
+            default
+        }
+    }
+}
+
+/// Reads every key and checks them against each other.
+pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
+    let required = |r: &mut Read, key: &str| {
+        let text = r.text(key).filter(|t| !t.is_empty());
+        if text.is_none() && !r.problems.iter().any(|p| p.message.contains(&format!("`{key}`"))) {
+            r.problems.push(Problem::new(format!("`{key}` is missing")));
+        }
+        text.unwrap_or_default().into()
+    };
+    let class = r.text("data.class_path");
+    if let Some(class) = class.as_deref().filter(|c| c.rsplit('.').next() != Some("JSON")) {
+        r.problem("data.class_path", &format!("`{class}` is not supported; `JSON` is, with `init_args.path`"));
+    }
+    let precision = r.read("precision", Precision::Bf16, |text| match text {
+        "32-true" | "32" => Ok(Precision::F32),
+        "bf16-true" | "bf16" => Ok(Precision::Bf16),
+        _ => Err(format!("`{text}` is not supported; `32-true` and `bf16-true` are")),
+    });
+    let quantize = r.read("quantize", None, |text| match text.strip_prefix("bnb.").unwrap_or(text) {
+        "nf4" => Ok(Some(Quantize::Nf4)),
+        "nf4-dq" => Ok(Some(Quantize::Nf4Dq)),
+        _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
+    });
+    let kind = r.read("optimizer.class_path", OptimizerKind::AdamW, |text| match text {
+        "AdamW" | "torch.optim.AdamW" | "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => {
+            Ok(OptimizerKind::AdamW)
+        }
+        "PagedAdamW" | "bitsandbytes.optim.PagedAdamW" | "bitsandbytes.optim.PagedAdamW32bit" => {
+            Ok(OptimizerKind::PagedAdamW)
+        }
+        _ => Err(format!("`{text}` is not supported; `AdamW` and `PagedAdamW` are")),
+    });
+    let positive = f64::MIN_POSITIVE..1e9;
+    let seed = |text: &str| scalar::integer(text).and_then(|n| u64::try_from(n).map_err(|_| format!("{text} is negative")));
+    let lora = LoraSection {
+        r: r.read("lora_r", 8, |t| whole(t, 1).and_then(|n| if n <= 65_536 { Ok(n) } else { Err(format!("{t} lies outside 1 .. 65536")) })),
+        alpha: r.number("lora_alpha", 16.0, positive.clone()),
+        dropout: r.number("lora_dropout", 0.05, 0.0..1.0),
+        targets: targets(&mut r),
+    };
+    let mut config = RunConfig {
+        checkpoint_dir: required(&mut r, "checkpoint_dir"),
+        out_dir: r.text("out_dir").unwrap_or_else(|| "out/finetune/lora".into()).into(),
+        precision,
+        quantize,
+        lora,
+        adapter_path: r.text("adapter_path").map(Into::into),
+        data: DataSection {
+            path: required(&mut r, "data.init_args.path"),
+            val_split_fraction: match r.text("data.init_args.val_split_fraction") {
+                Some(_) => Some(r.number("data.init_args.val_split_fraction", 0.05, 0.0..1.0)),
+                None => None,
+            },
+            mask_prompt: r.flag("data.init_args.mask_prompt", false),
+            prompt_style: r.text("data.init_args.prompt_style"),
+            seed: r.read("data.init_args.seed", 42, seed),
+        },
+        train: TrainSection {
+            global_batch_size: r.count("train.global_batch_size", 16, 1),
+            micro_batch_size: r.count("train.micro_batch_size", 1, 1),
+            lr_warmup_steps: match r.scalar("train.lr_warmup_steps") {
+                Some(None) => 0,
+                _ => r.count("train.lr_warmup_steps", 100, 0),
+            },
+            epochs: r.count_or_null("train.epochs", Some(5)),
+            max_steps: r.count_or_null("train.max_steps", None),
+            max_seq_length: r.count_or_null("train.max_seq_length", None),
+            max_norm: r.text("train.max_norm").map(|_| r.number("train.max_norm", 1.0, positive.clone())),
+            min_lr: r.number("train.min_lr", 0.0, 0.0..1e9),
+            shuffle: r.flag("train.shuffle", true),
+            save_interval: r.count_or_null("train.save_interval", Some(1000)),
+            log_interval: r.count("train.log_interval", 1, 1),
+        },
+        eval: EvalSection {
+            interval: r.count("eval.interval", 100, 1),
+            max_iters: r.count("eval.max_iters", 100, 1),
+            initial_validation: r.flag("eval.initial_validation", false),
+            final_validation: r.flag("eval.final_validation", true),
+        },
+        optimizer: OptimizerSection {
+            kind,
+            lr: r.number("optimizer.init_args.lr", 1e-3, positive.clone()),
+            weight_decay: r.number("optimizer.init_args.weight_decay", 0.01, 0.0..1e9),
+            betas: betas(&mut r),
+            eps: r.number("optimizer.init_args.eps", 1e-8, positive),
+        },
+        seed: r.read("seed", 1337, seed),
+        places: BTreeMap::new(),
+        written: Vec::new(),
+    };
+    let t = &config.train;
+    if !t.global_batch_size.is_multiple_of(t.micro_batch_size) {
+        let message = format!("{} is no multiple of `train.micro_batch_size` {}", t.global_batch_size, t.micro_batch_size);
+        r.problem("train.global_batch_size", &message);
+    }
+    if t.epochs.is_none() && t.max_steps.is_none() {
+        r.problem("train.epochs", "null, and `train.max_steps` is null too: the run would never end");
+    }
+    if t.min_lr > config.optimizer.lr {
+        r.problem("train.min_lr", &format!("{} is above the learning rate {}", t.min_lr, config.optimizer.lr));
+    }
+    if t.max_seq_length == Some(1) {
+        r.problem("train.max_seq_length", "1 leaves nothing to predict; at least 2");
+    }
+    UserError::check(r.problems)?;
+    config.places = r.values.iter().filter_map(|(k, (_, p))| Some((k.clone(), p.clone()?))).collect();
+    config.written = KEYS
+        .iter()
+        .filter_map(|k| Some((k.name.to_owned(), super::resolved::flow(&r.values.get(k.name)?.0))))
+        .collect();
+    Ok(config)
+}

@@ -1,0 +1,138 @@
+//! A row as token ids and labels.
+//!
+//! A conversation is rendered whole and encoded once, as transformers does. An assistant's part is what rendering up to its turn
+//! adds to rendering up to the question with the answer opened; its tokens are labels up to the turn's closing special
+//! token, which is always trained. With `mask_prompt: false` every token is a label.
+
+use super::row::{Role, Row, Turn};
+use super::style::{Style, joined};
+use super::template::ChatTemplate;
+use super::tokenizer::Tokenizer;
+
+/// Token ids with their labels, unshifted; -100 is ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Labels.
+    pub labels: Vec<i32>,
+    /// Line of the row in its file.
+    pub line: usize,
+}
+
+impl Example {
+    /// The number of tokens that are predicted and trained.
+    pub fn targets(&self) -> usize {
+        self.labels.iter().skip(1).filter(|l| **l != -100).count()
+    }
+}
+
+/// Turns rows into examples.
+pub struct Encoder<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// How instruction rows become text.
+    pub style: Style,
+    /// Whether only answers are labels.
+    pub mask_prompt: bool,
+}
+
+impl Encoder<'_> {
+    /// Encodes a row of `line`.
+    ///
+    /// # Errors
+    /// A message without place.
+    pub fn encode(&self, row: Row, line: usize) -> Result<Example, String> {
+        let (ids, labels) = match row {
+            Row::Tokens { ids, labels } => (ids, labels),
+            Row::Conversation(turns) => self.conversation(&turns)?,
+            Row::Instruction { instruction, input, output } => {
+                match self.style.prompt(&instruction, &input) {
+                    Some(prompt) => self.prompt(&prompt, &output)?,
+                    None => {
+                        let turn = |role, content| Turn { role, content, train: true };
+                        let question = joined(&instruction, &input);
+                        self.conversation(&[turn(Role::User, question), turn(Role::Assistant, output)])?
+                    }
+                }
+            }
+        };
+        Ok(Example { ids, labels, line })
+    }
+
+    /// Prompt and answer encoded apart, as LitGPT does, and EOS.
+    fn prompt(&self, prompt: &str, output: &str) -> Result<(Vec<u32>, Vec<i32>), String> {
+        let encode = |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
+        let plain = encode(prompt, false)?;
+        let starts_with_bos = plain.first().is_some() && plain.first() == self.tokenizer.bos_id.as_ref();
+        let mut ids = if starts_with_bos { plain } else { encode(prompt, true)? };
+        // A tokenizer that closes every text with EOS would close the prompt too.
+        if ids.last().is_some() && ids.last() == self.tokenizer.eos_id.as_ref() && !prompt.is_empty() && !starts_with_bos {
+            ids.pop();
+        }
+        let masked = ids.len();
+        ids.extend(encode(output, false)?);
+        let eos = self.tokenizer.eos_id.ok_or("the tokenizer has no EOS token, so no answer could end")?;
+        if ids.last() != Some(&eos) || ids.len() == masked {
+            ids.push(eos);
+        }
+        let mut labels: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        if self.mask_prompt {
+            labels[..masked].fill(-100);
+        }
+        Ok((ids, labels))
+    }
+
+    fn conversation(&self, turns: &[Turn]) -> Result<(Vec<u32>, Vec<i32>), String> {
+        let template = self.tokenizer.template.as_ref().ok_or(
+            "the tokenizer has no chat template; give instruction rows with `prompt_style: alpaca`, or add chat_template.jinja to the model directory",
+        )?;
+        let text = template.render(turns, false).map_err(|e| e.to_string())?;
+        let (mut ids, starts) = self.tokenizer.encode_with_starts(&text).map_err(|e| e.to_string())?;
+        let mut labels = vec![-100; ids.len()];
+        if !self.mask_prompt {
+            labels = ids.iter().map(|id| *id as i32).collect();
+        }
+        let mut closed = true;
+        for (i, turn) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
+            let span = assistant_span(template, turns, i, &text)?;
+            let inside: Vec<usize> = (0..starts.len()).filter(|t| span.contains(&starts[*t])).collect();
+            // The turn ends with its last special token; what the template writes after it is no part of the answer.
+            let stops = |t: &&usize| self.tokenizer.is_special(ids[**t]) || Some(ids[**t]) == self.tokenizer.eos_id;
+            let end = inside.iter().rev().find(stops).map(|t| t + 1);
+            closed = end.is_some();
+            let Some(&first) = inside.first() else { continue };
+            let end = end.unwrap_or(inside[inside.len() - 1] + 1);
+            for t in first..end {
+                labels[t] = if turn.train { ids[t] as i32 } else { -100 };
+            }
+        }
+        if !closed && let Some(eos) = self.tokenizer.eos_id {
+            ids.push(eos);
+            let trained = turns.last().is_none_or(|t| t.train);
+            labels.push(if trained { eos as i32 } else { -100 });
+        }
+        Ok((ids, labels))
+    }
+}
+
+/// The bytes of `text` that assistant turn `i` adds.
+fn assistant_span(
+    template: &ChatTemplate,
+    turns: &[Turn],
+    i: usize,
+    text: &str,
+) -> Result<std::ops::Range<usize>, String> {
+    let render = |turns: &[Turn], open| template.render(turns, open).map_err(|e| e.to_string());
+    let opened = render(&turns[..i], true)?;
+    let whole = if i + 1 == turns.len() { text.to_owned() } else { render(&turns[..=i], false)? };
+    if whole.starts_with(&opened) && text.starts_with(&whole) {
+        return Ok(opened.len()..whole.len());
+    }
+    // Templates whose opening of an answer differs from how they write one: start after the question.
+    let asked = render(&turns[..i], false)?;
+    if whole.starts_with(&asked) && text.starts_with(&whole) {
+        return Ok(asked.len()..whole.len());
+    }
+    Err("the chat template rewrites earlier turns, so an answer's tokens cannot be told apart; use `mask_prompt: false` or rows of one exchange".into())
+}

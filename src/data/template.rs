@@ -1,0 +1,188 @@
+//! A chat template, rendered as transformers renders it.
+//!
+//! transformers compiles templates with jinja2's `trim_blocks` and `lstrip_blocks`, loop controls, a `tojson` that keeps non-ASCII
+//! and HTML characters, `raise_exception` and `strftime_now`; Python's string and dict methods come from minijinja-contrib.
+//! transformers v5.23 `utils/chat_template_utils.py::_compile_jinja_template`
+
+use super::row::Turn;
+use crate::error::{Problem, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value as Jinja};
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Steps that a template may take: far more than any conversation needs.
+const FUEL: u64 = 50_000_000;
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    path: PathBuf,
+    tokens: BTreeMap<String, String>,
+    /// The template's text.
+    pub source: String,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`, found in the file `path`; `tokens` are bos_token and its like.
+    ///
+    /// # Errors
+    /// When the template does not parse.
+    pub fn new(path: &Path, source: &str, tokens: BTreeMap<String, String>) -> Result<Self> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let broken = |e: Error| {
+            let message = format!("the chat template does not parse: {e}");
+            Problem::at(path, 0, 0, message)
+        };
+        environment.set_syntax(syntax.map_err(broken)?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_template_owned("chat", without_generation_tags(source)).map_err(broken)?;
+        Ok(Self { environment, path: path.into(), tokens, source: source.into() })
+    }
+
+    /// The text of `turns`; `open` adds the opening of an assistant's answer.
+    ///
+    /// # Errors
+    /// When the template fails or raises an exception, with its words.
+    pub fn render(&self, turns: &[Turn], open: bool) -> Result<String> {
+        let message = |t: &Turn| serde_json::json!({"role": t.role.name(), "content": t.content});
+        self.render_messages(&turns.iter().map(message).collect::<Vec<_>>(), open)
+    }
+
+    /// The text of messages given as JSON.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_messages(&self, messages: &[Value], open: bool) -> Result<String> {
+        let variables = context! {
+            messages => Jinja::from(Serde(messages)),
+            add_generation_prompt => open,
+            tools => (),
+            documents => (),
+            ..Jinja::from(Serde(&self.tokens))
+        };
+        let template = self.environment.get_template("chat");
+        template.and_then(|t| t.render(variables)).map_err(|e| {
+            let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
+            Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
+        })
+    }
+}
+
+/// `{% generation %}` marks an assistant's text for other tools and renders as nothing.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(len) = rest[start..].find("%}") else { break };
+        let tag = &rest[start..start + len + 2];
+        let word = tag[2..tag.len() - 2].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
+        out.push_str(&rest[..start]);
+        if matches!(word, "generation" | "endgeneration") {
+            // An empty `if` keeps the tag's whitespace control.
+            let (left, right) = (tag.starts_with("{%-"), tag.ends_with("-%}"));
+            let (l, r) = (if left { "{%-" } else { "{%" }, if right { "-%}" } else { "%}" });
+            let middle = if word == "generation" { "if true" } else { "endif" };
+            out.push_str(&format!("{l} {middle} {r}"));
+        } else {
+            out.push_str(tag);
+        }
+        rest = &rest[start + len + 2..];
+    }
+    out + rest
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=…)`.
+fn tojson(value: &Jinja, kwargs: Kwargs) -> Result<Jinja, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let _: Option<bool> = kwargs.get("ensure_ascii")?;
+    kwargs.assert_all_used()?;
+    let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
+    let json = serde_json::to_value(value).map_err(failed)?;
+    let mut out = Vec::new();
+    match indent {
+        Some(n) => {
+            let indent = " ".repeat(n);
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(failed)?;
+        }
+        None => {
+            json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(failed)?;
+        }
+    }
+    Ok(Jinja::from_safe_string(String::from_utf8_lossy(&out).into_owned()))
+}
+
+/// Python's separators: `", "` and `": "`.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: std::io::Write + ?Sized>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+    fn begin_object_key<W: std::io::Write + ?Sized>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+    fn begin_object_value<W: std::io::Write + ?Sized>(&mut self, w: &mut W) -> std::io::Result<()> {
+        w.write_all(b": ")
+    }
+}
+
+/// The day as Llama 3.1's template asks for it; other formats are refused rather than guessed.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64);
+    let (year, month, day) = civil(seconds.div_euclid(86_400));
+    const NAMES: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = format
+        .replace("%d", &format!("{day:02}"))
+        .replace("%b", NAMES[month - 1])
+        .replace("%m", &format!("{month:02}"))
+        .replace("%Y", &year.to_string());
+    if text.contains('%') {
+        let message = format!("strftime_now: `{format}` is not supported");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
+    }
+    Ok(text)
+}
+
+/// Year, month and day of a day number since 1970-01-01 (Hinnant's `civil_from_days`).
+fn civil(days: i64) -> (i64, usize, i64) {
+    let z = days + 719_468;
+    let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + i64::from(month <= 2), month as usize, doy - (153 * mp + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn day_numbers_become_dates() {
+        assert_eq!(civil(19_782), (2024, 2, 29));
+    }
+
+    #[test]
+    fn an_exception_keeps_its_words() {
+        let source = "{{ raise_exception('roles must alternate') }}";
+        let template = ChatTemplate::new(Path::new("t"), source, BTreeMap::new()).unwrap();
+        let error = template.render(&[], false).unwrap_err().to_string();
+        assert!(error.contains("roles must alternate"), "{error}");
+    }
+}

@@ -1,0 +1,155 @@
+//! A model directory's tokenizer: `tokenizer.json`, its special tokens, its chat template.
+
+use super::template::ChatTemplate;
+use crate::error::{Problem, Result};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The tokenizer of a model directory.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    /// Id that ends a text.
+    pub eos_id: Option<u32>,
+    /// Id that begins a text.
+    pub bos_id: Option<u32>,
+    /// Ids that end generation: EOS and those of `generation_config.json`.
+    pub stop_ids: Vec<u32>,
+    /// The chat template, if there is one.
+    pub template: Option<ChatTemplate>,
+}
+
+fn json_file(path: &Path) -> Result<Value> {
+    match fs::read_to_string(path) {
+        Err(_) => Ok(Value::Null),
+        Ok(text) => serde_json::from_str(&text).map_err(|e| {
+            Problem::at(path, e.line(), e.column(), format!("is no valid JSON: {e}")).into()
+        }),
+    }
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of `dir`.
+    ///
+    /// # Errors
+    /// When tokenizer.json is missing or damaged, or the chat template does not parse.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            let problem = Problem::in_file(&path, "is missing");
+            let hint = if dir.join("tokenizer.model").is_file() {
+                "tokenizer.model alone is not read; save the tokenizer once with transformers' `AutoTokenizer(...).save_pretrained`"
+            } else {
+                "a model directory holds tokenizer.json beside config.json"
+            };
+            return Err(problem.hint(hint).into());
+        }
+        let mut inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| Problem::in_file(&path, format!("is no tokenizer: {e}")))?;
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| Problem::in_file(&path, format!("cannot be set up: {e}")))?;
+        let config = json_file(&dir.join("tokenizer_config.json"))?;
+        let map = json_file(&dir.join("special_tokens_map.json"))?;
+        let special = |name: &str| token(&config, name).or_else(|| token(&map, name));
+        let id = |name: &str| special(name).and_then(|t| inner.token_to_id(&t));
+        let generation = json_file(&dir.join("generation_config.json"))?;
+        let model = json_file(&dir.join("config.json"))?;
+        let (bos_id, mut eos_id) = (id("bos_token"), id("eos_token"));
+        let listed = |json: &Value| ids(json.get("eos_token_id"));
+        let mut stop_ids: Vec<u32> = eos_id.into_iter().chain(listed(&generation)).collect();
+        if eos_id.is_none() {
+            eos_id = listed(&generation).first().or(listed(&model).first()).copied();
+            stop_ids.extend(eos_id);
+        }
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+        let template = match chat_template(dir, &config)? {
+            Some((from, text)) => {
+                let names = ["bos_token", "eos_token", "unk_token", "pad_token"];
+                let tokens = names.iter().filter_map(|n| Some(((*n).to_owned(), special(n)?))).collect();
+                Some(ChatTemplate::new(&from, &text, tokens)?)
+            }
+            None => None,
+        };
+        Ok(Self { inner, path, eos_id, bos_id, stop_ids, template })
+    }
+
+    /// One more than the largest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+    }
+
+    /// Token ids of a text; `special` lets the tokenizer add what it adds, such as BOS.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        Ok(self.encoding(text, special)?.get_ids().to_vec())
+    }
+
+    /// Token ids of a text and the byte at which each starts, nothing added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_with_starts(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self.encoding(text, false)?;
+        let starts = encoding.get_offsets().iter().map(|o| o.0).collect();
+        Ok((encoding.get_ids().to_vec(), starts))
+    }
+
+    fn encoding(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
+        let failed = |e| Problem::in_file(&self.path, format!("cannot encode a text: {e}")).into();
+        self.inner.encode(text, special).map_err(failed)
+    }
+
+    /// The text of ids; `skip_special` leaves special tokens out.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let failed = |e| Problem::in_file(&self.path, format!("cannot decode ids: {e}")).into();
+        self.inner.decode(ids, skip_special).map_err(failed)
+    }
+
+    /// Whether an id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
+    }
+}
+
+fn token(json: &Value, name: &str) -> Option<String> {
+    let value = json.get(name)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn ids(value: Option<&Value>) -> Vec<u32> {
+    let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(one).collect(),
+        Some(v) => one(v).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+/// The file and text of the chat template.
+fn chat_template(dir: &Path, config: &Value) -> Result<Option<(PathBuf, String)>> {
+    let file = dir.join("chat_template.jinja");
+    if file.is_file() {
+        let text = fs::read_to_string(&file)
+            .map_err(|e| Problem::in_file(&file, format!("cannot be read: {e}")))?;
+        return Ok(Some((file, text)));
+    }
+    let from = dir.join("tokenizer_config.json");
+    Ok(match config.get("chat_template") {
+        Some(Value::String(text)) => Some((from, text.clone())),
+        Some(Value::Array(list)) => {
+            let named = |v: &&Value| v.get("name").and_then(Value::as_str) == Some("default");
+            let default = list.iter().find(named).and_then(|v| v.get("template")?.as_str());
+            default.map(|text| (from, text.to_owned()))
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,227 @@
+//! The whole decoder: embedding, layers, final norm, head; training passes and decoding with a cache.
+//!
+//! The head runs over labelled tokens only, in chunks, so that the (N, V) logits never exist: each chunk's logits become
+//! per-token losses and, with coefficients, the hidden states' gradient, at once.
+
+use super::cache::LayerCache;
+use super::layer::{Layer, Pass};
+use super::linear::{Dropout, Linear};
+use super::{DecoderSpec, Tokens};
+use crate::ops::{Buf, Cx, Weight, cross_entropy, embedding, rms_norm, rope};
+use crate::optim::Arena;
+use candle_core::{Result, bail};
+use std::sync::Arc;
+
+/// f32 elements of a chunk of logits: 32 MiB.
+const LOGITS: usize = 1 << 23;
+
+/// A decoder-only language model.
+#[derive(Debug)]
+pub struct Decoder {
+    /// The shape.
+    pub spec: DecoderSpec,
+    /// Token embedding (V, C).
+    pub embed: Arc<Weight>,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// Final RMSNorm weight (C).
+    pub norm: Vec<f32>,
+    /// The head (V, C).
+    pub head: Linear,
+    /// Inverse rotary frequencies (D/2) and the factor on cos and sin.
+    pub frequencies: (Vec<f32>, f32),
+}
+
+/// The labelled tokens of a micro-batch.
+#[derive(Debug, Clone, Default)]
+pub struct Labels {
+    /// Rows of the micro-batch whose next token is a target, ascending.
+    pub rows: Vec<usize>,
+    /// The targets.
+    pub targets: Vec<u32>,
+    /// The coefficient of each target's loss; its gradient is scaled by it.
+    pub coefficients: Vec<f32>,
+}
+
+impl Decoder {
+    /// Rotary tables for sequences of up to `positions` tokens.
+    pub fn rope_table(&self, positions: usize) -> rope::Table {
+        rope::Table::new(&self.frequencies.0, self.frequencies.1, positions)
+    }
+
+    /// All linear layers in the order of [`DecoderSpec::linear_paths`].
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers
+            .iter_mut()
+            .flat_map(|l| {
+                [&mut l.q, &mut l.k, &mut l.v, &mut l.o, &mut l.gate, &mut l.up, &mut l.down]
+            })
+            .chain([&mut self.head])
+    }
+
+    /// All linear layers in the order of [`DecoderSpec::linear_paths`].
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers
+            .iter()
+            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down])
+            .chain([&self.head])
+    }
+
+    /// One forward and backward pass: returns each target's negative log-probability and adds to the arena's gradients the
+    /// gradient of Σ coefficient·nll.
+    ///
+    /// # Errors
+    /// When shapes disagree or an id lies outside the vocabulary.
+    pub fn train_pass(
+        &self,
+        cx: &Cx,
+        arena: &mut Arena,
+        rope: &rope::Table,
+        tokens: &Tokens,
+        labels: &Labels,
+        dropout: Option<Dropout<'_>>,
+    ) -> Result<Vec<f32>> {
+        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout };
+        let mut x = embedding::forward(cx, &self.embed, &tokens.ids)?;
+        let mut saved = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let (y, s) = layer.forward(pass, arena, x)?;
+            saved.push(s);
+            x = y;
+        }
+        let (mut h, r) = rms_norm::forward(cx, &x, &self.norm, self.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        let mut dh = cx.zeros(h.shape())?;
+        let nll = self.head_pass(pass, arena, &h, labels, Some(&mut dh))?;
+        drop(h);
+        cx.round(&mut dh)?;
+        let mut dx = cx.zeros(x.shape())?;
+        rms_norm::backward(&dh, &x, &self.norm, &r, &mut dx)?;
+        drop((dh, x));
+        cx.round(&mut dx)?;
+        for (i, (layer, s)) in self.layers.iter().zip(saved).enumerate().rev() {
+            match layer.backward(pass, arena, s, dx, i == 0)? {
+                Some(next) => dx = next,
+                None => break,
+            }
+        }
+        Ok(nll)
+    }
+
+    /// Each target's negative log-probability, without gradients or dropout.
+    ///
+    /// # Errors
+    /// When shapes disagree or an id lies outside the vocabulary.
+    pub fn eval_pass(
+        &self,
+        cx: &Cx,
+        arena: &mut Arena,
+        rope: &rope::Table,
+        tokens: &Tokens,
+        labels: &Labels,
+    ) -> Result<Vec<f32>> {
+        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout: None };
+        let h = self.hidden(pass, arena)?;
+        self.head_pass(pass, arena, &h, labels, None)
+    }
+
+    /// All logits (N, V) of a micro-batch: for tests and short inputs only.
+    ///
+    /// # Errors
+    /// When shapes disagree or an id lies outside the vocabulary.
+    pub fn logits(&self, cx: &Cx, arena: &Arena, rope: &rope::Table, tokens: &Tokens) -> Result<Buf> {
+        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout: None };
+        let h = self.hidden(pass, arena)?;
+        Ok(self.head.forward(cx, arena, &h, None)?.0)
+    }
+
+    fn hidden(&self, pass: Pass<'_>, arena: &Arena) -> Result<Buf> {
+        let mut x = embedding::forward(pass.cx, &self.embed, &pass.tokens.ids)?;
+        for layer in &self.layers {
+            x = layer.forward(pass, arena, x)?.0;
+        }
+        self.final_norm(pass.cx, &x)
+    }
+
+    fn final_norm(&self, cx: &Cx, x: &Buf) -> Result<Buf> {
+        let (mut h, _) = rms_norm::forward(cx, x, &self.norm, self.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        Ok(h)
+    }
+
+    /// The head over the labelled rows of `h` (N, C) in chunks; with `dh`, also its backward pass.
+    fn head_pass(
+        &self,
+        pass: Pass<'_>,
+        arena: &mut Arena,
+        h: &Buf,
+        labels: &Labels,
+        mut dh: Option<&mut Buf>,
+    ) -> Result<Vec<f32>> {
+        let (cx, c, v) = (pass.cx, self.spec.hidden, self.spec.vocab);
+        let chunk = (LOGITS / v.max(1)).max(1);
+        let mut nll = vec![0.0; labels.rows.len()];
+        for (i, rows) in labels.rows.chunks(chunk).enumerate() {
+            let at = i * chunk..i * chunk + rows.len();
+            let mut x = cx.alloc(&[rows.len(), c])?;
+            for (x, &row) in x.f32_mut()?.chunks_mut(c).zip(rows) {
+                x.copy_from_slice(&h.f32()?[row * c..(row + 1) * c]);
+            }
+            let origins: Vec<_> = match pass.dropout {
+                Some(d) => rows.iter().map(|r| d.origins[*r]).collect(),
+                None => Vec::new(),
+            };
+            let dropout = pass.dropout.map(|d| Dropout { origins: &origins, ..d });
+            let (mut logits, u) = self.head.forward(cx, arena, &x, dropout)?;
+            let targets = &labels.targets[at.clone()];
+            let coefficients = dh.is_some().then(|| &labels.coefficients[at.clone()]);
+            let out = &mut nll[at];
+            cross_entropy::forward_backward(&mut logits, targets, coefficients, out)?;
+            let Some(dh) = dh.as_deref_mut() else { continue };
+            cx.round(&mut logits)?;
+            let mut dx = cx.zeros(&[rows.len(), c])?;
+            self.head.backward(cx, arena, &x, u.as_ref(), dropout, &logits, Some(&mut dx))?;
+            for (dx, &row) in dx.f32()?.chunks(c).zip(rows) {
+                dh.f32_mut()?[row * c..(row + 1) * c].copy_from_slice(dx);
+            }
+        }
+        Ok(nll)
+    }
+
+    /// An empty cache for a sequence of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// When the size overflows.
+    pub fn cache(&self, cx: &Cx, capacity: usize) -> Result<Vec<LayerCache>> {
+        let width = self.spec.kv_heads * self.spec.head_size;
+        (0..self.layers.len()).map(|_| LayerCache::new(cx, capacity, width)).collect()
+    }
+
+    /// The logits (V) that follow `ids`, the next tokens of the sequence in `cache`.
+    ///
+    /// # Errors
+    /// When `ids` is empty, an id lies outside the vocabulary, or the cache is full.
+    pub fn decode(
+        &self,
+        cx: &Cx,
+        arena: &Arena,
+        rope: &rope::Table,
+        ids: &[u32],
+        cache: &mut [LayerCache],
+    ) -> Result<Vec<f32>> {
+        let Some(seen) = cache.first().map(LayerCache::len).filter(|_| !ids.is_empty()) else {
+            bail!("decoding needs at least one token and one layer");
+        };
+        let positions = (seen as u32..).take(ids.len()).collect();
+        let tokens = Tokens { ids: ids.to_vec(), positions, ..Tokens::default() };
+        let pass = Pass { cx, spec: &self.spec, rope, tokens: &tokens, dropout: None };
+        let mut x = embedding::forward(cx, &self.embed, ids)?;
+        for (layer, cache) in self.layers.iter().zip(cache) {
+            x = layer.decode(pass, arena, x, cache)?;
+        }
+        let c = self.spec.hidden;
+        let last = cx.from_slice(&x.f32()?[(ids.len() - 1) * c..], &[1, c])?;
+        let h = self.final_norm(cx, &last)?;
+        Ok(self.head.forward(cx, arena, &h, None)?.0.f32()?.to_vec())
+    }
+}

@@ -1,0 +1,251 @@
+//! One decoder layer and its hand-written backward pass.
+//!
+//! ```text
+//! x ─ norm₁ ─ q,k,v ─ rope ─ attention ─ o ─(+x)─ x₂ ─ norm₂ ─ gate,up ─ silu⊙ ─ down ─(+x₂)─ y
+//! ```
+//!
+//! Kept for the backward pass per token: x, x₂ (C each), q, attention output (H·D each), k, v (K·D each), gate, up (F each) and
+//! the small r, log-sum-exp and adapter products. Norm outputs and the SwiGLU product are computed again.
+
+use super::cache::LayerCache;
+use super::linear::{Dropout, Linear};
+use super::{DecoderSpec, Tokens};
+use crate::ops::attention::{self, Heads, Span};
+use crate::ops::rope::{self, Turn};
+use crate::ops::{Buf, Cx, rms_norm, swiglu};
+use crate::optim::Arena;
+use candle_core::Result;
+use rayon::prelude::*;
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// RMSNorm weight before attention (C).
+    pub norm1: Vec<f32>,
+    /// Query projection (H·D, C).
+    pub q: Linear,
+    /// Key projection (K·D, C).
+    pub k: Linear,
+    /// Value projection (K·D, C).
+    pub v: Linear,
+    /// Output projection (C, H·D).
+    pub o: Linear,
+    /// RMSNorm weight before the MLP (C).
+    pub norm2: Vec<f32>,
+    /// Gate projection (F, C).
+    pub gate: Linear,
+    /// Up projection (F, C).
+    pub up: Linear,
+    /// Down projection (C, F).
+    pub down: Linear,
+}
+
+/// What surrounds a layer's pass and is the same for all layers.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// Buffers and threads.
+    pub cx: &'a Cx,
+    /// The model's shape.
+    pub spec: &'a DecoderSpec,
+    /// Rotary table.
+    pub rope: &'a rope::Table,
+    /// The micro-batch.
+    pub tokens: &'a Tokens,
+    /// Dropout masks, in training.
+    pub dropout: Option<Dropout<'a>>,
+}
+
+impl Pass<'_> {
+    fn heads(&self) -> Heads {
+        Heads {
+            heads: self.spec.heads,
+            kv_heads: self.spec.kv_heads,
+            size: self.spec.head_size,
+            window: self.spec.sliding_window,
+        }
+    }
+}
+
+/// What a layer keeps between its passes.
+pub struct Saved {
+    x: Buf,
+    r1: Buf,
+    q: Buf,
+    k: Buf,
+    v: Buf,
+    o: Buf,
+    lse: Buf,
+    x2: Buf,
+    r2: Buf,
+    gate: Buf,
+    up: Buf,
+    /// Adapter products of q, k, v, o, gate, up, down.
+    u: [Option<Buf>; 7],
+}
+
+impl Layer {
+    /// The layer's output (N, C) and what the backward pass needs.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn forward(&self, p: Pass<'_>, arena: &Arena, x: Buf) -> Result<(Buf, Saved)> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let (mut h, r1) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        let (mut q, uq) = self.q.forward(cx, arena, &h, drop)?;
+        let (mut k, uk) = self.k.forward(cx, arena, &h, drop)?;
+        let (v, uv) = self.v.forward(cx, arena, &h, drop)?;
+        drop_now(h);
+        for x in [&mut q, &mut k] {
+            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Forward)?;
+            cx.round(x)?;
+        }
+        let (mut o, lse) = attention::forward(cx, &q, &k, &v, &p.tokens.spans, p.heads())?;
+        cx.round(&mut o)?;
+        let (mut x2, uo) = self.o.forward(cx, arena, &o, drop)?;
+        add(&mut x2, &x)?;
+        cx.round(&mut x2)?;
+        let (mut h, r2) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        let (gate, ug) = self.gate.forward(cx, arena, &h, drop)?;
+        let (up, uu) = self.up.forward(cx, arena, &h, drop)?;
+        drop_now(h);
+        let mut h = swiglu::forward(cx, &gate, &up)?;
+        cx.round(&mut h)?;
+        let (mut y, ud) = self.down.forward(cx, arena, &h, drop)?;
+        add(&mut y, &x2)?;
+        cx.round(&mut y)?;
+        let saved = Saved {
+            x: cx.pack(x)?,
+            r1,
+            q: cx.pack(q)?,
+            k: cx.pack(k)?,
+            v: cx.pack(v)?,
+            o: cx.pack(o)?,
+            lse,
+            x2: cx.pack(x2)?,
+            r2,
+            gate: cx.pack(gate)?,
+            up: cx.pack(up)?,
+            u: [uq, uk, uv, uo, ug, uu, ud],
+        };
+        Ok((y, saved))
+    }
+
+    /// Turns dy (N, C) into dx and adds the adapters' gradients to the arena; `None` for dx when `first` (nothing before the
+    /// first layer trains).
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn backward(
+        &self,
+        p: Pass<'_>,
+        arena: &mut Arena,
+        s: Saved,
+        dy: Buf,
+        first: bool,
+    ) -> Result<Option<Buf>> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let [uq, uk, uv, uo, ug, uu, ud] = s.u;
+        let n = dy.rows();
+
+        // MLP: h = silu(gate)⊙up, y = x₂ + down(h)
+        let (mut gate, mut up) = (cx.unpack(s.gate)?, cx.unpack(s.up)?);
+        let mut h = swiglu::forward(cx, &gate, &up)?; // (N, F)
+        cx.round(&mut h)?;
+        let mut dh = cx.zeros(&[n, p.spec.ffn])?;
+        self.down.backward(cx, arena, &h, ud.as_ref(), drop, &dy, Some(&mut dh))?;
+        drop_now(h);
+        cx.round(&mut dh)?;
+        swiglu::backward(&dh, &mut gate, &mut up)?;
+        drop_now(dh);
+        let (mut dgate, mut dup) = (gate, up);
+        cx.round(&mut dgate)?;
+        cx.round(&mut dup)?;
+        let x2 = cx.unpack(s.x2)?;
+        let mut h = rms_norm::recompute(cx, &x2, &self.norm2, &s.r2)?; // (N, C)
+        cx.round(&mut h)?;
+        let mut dh = cx.zeros(&[n, p.spec.hidden])?;
+        self.gate.backward(cx, arena, &h, ug.as_ref(), drop, &dgate, Some(&mut dh))?;
+        self.up.backward(cx, arena, &h, uu.as_ref(), drop, &dup, Some(&mut dh))?;
+        drop_now((dgate, dup, h));
+        cx.round(&mut dh)?;
+        let mut dx2 = dy; // the residual path
+        rms_norm::backward(&dh, &x2, &self.norm2, &s.r2, &mut dx2)?;
+        drop_now((dh, x2));
+        cx.round(&mut dx2)?;
+
+        // attention: x₂ = x + o(attend(q, k, v))
+        let o = cx.unpack(s.o)?;
+        let mut do_ = cx.zeros(&[n, p.spec.heads * p.spec.head_size])?;
+        self.o.backward(cx, arena, &o, uo.as_ref(), drop, &dx2, Some(&mut do_))?;
+        cx.round(&mut do_)?;
+        let (q, k, v) = (cx.unpack(s.q)?, cx.unpack(s.k)?, cx.unpack(s.v)?);
+        let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &s.lse };
+        let (mut dq, mut dk, mut dv) =
+            attention::backward(cx, &saved, &do_, &p.tokens.spans, p.heads())?;
+        drop_now((q, k, v, o, do_));
+        for x in [&mut dq, &mut dk] {
+            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Backward)?;
+            cx.round(x)?;
+        }
+        cx.round(&mut dv)?;
+        let x = cx.unpack(s.x)?;
+        let mut h = rms_norm::recompute(cx, &x, &self.norm1, &s.r1)?;
+        cx.round(&mut h)?;
+        let mut dh = if first { None } else { Some(cx.zeros(&[n, p.spec.hidden])?) };
+        for (linear, u, dy) in [(&self.q, uq, &dq), (&self.k, uk, &dk), (&self.v, uv, &dv)] {
+            linear.backward(cx, arena, &h, u.as_ref(), drop, dy, dh.as_mut())?;
+        }
+        let Some(mut dh) = dh else { return Ok(None) };
+        cx.round(&mut dh)?;
+        let mut dx = dx2; // the residual path
+        rms_norm::backward(&dh, &x, &self.norm1, &s.r1, &mut dx)?;
+        cx.round(&mut dx)?;
+        Ok(Some(dx))
+    }
+
+    /// The layer's output for new tokens of one sequence, whose earlier keys and values lie in `cache`.
+    ///
+    /// # Errors
+    /// When the shapes disagree or the cache is full.
+    pub fn decode(&self, p: Pass<'_>, arena: &Arena, x: Buf, cache: &mut LayerCache) -> Result<Buf> {
+        let cx = p.cx;
+        let (mut h, _) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        let (mut q, _) = self.q.forward(cx, arena, &h, None)?;
+        let (mut k, _) = self.k.forward(cx, arena, &h, None)?;
+        let (v, _) = self.v.forward(cx, arena, &h, None)?;
+        for x in [&mut q, &mut k] {
+            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Forward)?;
+            cx.round(x)?;
+        }
+        cache.append(&k, &v)?;
+        let spans = [Span { q: 0..q.rows(), k: 0..cache.len() }];
+        let (mut o, _) = attention::forward(cx, &q, cache.k(), cache.v(), &spans, p.heads())?;
+        cx.round(&mut o)?;
+        let (mut x2, _) = self.o.forward(cx, arena, &o, None)?;
+        add(&mut x2, &x)?;
+        cx.round(&mut x2)?;
+        let (mut h, _) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
+        cx.round(&mut h)?;
+        let (gate, _) = self.gate.forward(cx, arena, &h, None)?;
+        let (up, _) = self.up.forward(cx, arena, &h, None)?;
+        let mut h = swiglu::forward(cx, &gate, &up)?;
+        cx.round(&mut h)?;
+        let (mut y, _) = self.down.forward(cx, arena, &h, None)?;
+        add(&mut y, &x2)?;
+        cx.round(&mut y)?;
+        Ok(y)
+    }
+}
+
+/// Gives buffers back to the pool before the next one is taken.
+fn drop_now<T>(_: T) {}
+
+/// y += x.
+fn add(y: &mut Buf, x: &Buf) -> Result<()> {
+    let chunks = y.f32_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
+    chunks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+    Ok(())
+}

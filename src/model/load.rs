@@ -1,0 +1,211 @@
+//! From a model directory to a decoder: weights mapped or quantised tensor by tensor, adapters attached.
+//!
+//! A dense weight stays as it lies in the file where its dtype serves (memory-mapped, never copied): any in f32, bf16 in
+//! bf16. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
+//! tensor; embedding and head stay as they are, as in transformers with bitsandbytes.
+
+use super::decoder::Decoder;
+use super::layer::Layer;
+use super::linear::{Adapter, Linear};
+use super::{DecoderSpec, families, rope};
+use crate::adapters::LoraConfig;
+use crate::hub::config::HfConfig;
+use crate::hub::safetensors::{Checkpoint, MappedTensor};
+use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
+use crate::ops::weight::Weight;
+use crate::optim::Arena;
+use crate::quant;
+use anyhow::{Context, Result};
+use candle_core::DType;
+use half::bf16;
+use safetensors::Dtype;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// The dtype of the computation: f32 or bf16.
+    pub compute: DType,
+    /// NF4 for the decoder's linear layers.
+    pub quantize: Option<Nf4>,
+}
+
+/// The kinds of NF4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nf4 {
+    /// f32 absmax per block of 64.
+    Single,
+    /// absmax quantised again to 8 bits per block of 256.
+    Double,
+}
+
+/// Loads the decoder of a Hugging Face directory.
+///
+/// # Errors
+/// When the directory holds no model that vft knows, or a tensor is missing or of the wrong shape.
+pub fn load(dir: &Path, storage: Storage) -> Result<Decoder> {
+    let spec = families::spec(&HfConfig::load(dir)?)?;
+    let loader = Loader { checkpoint: Checkpoint::open(dir)?, storage, spec: &spec };
+    let embed = Arc::new(loader.dense("model.embed_tokens.weight", spec.vocab, spec.hidden)?);
+    let head_weight = if spec.tied_head {
+        embed.clone()
+    } else {
+        Arc::new(loader.dense("lm_head.weight", spec.vocab, spec.hidden)?)
+    };
+    let layers = (0..spec.layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
+    let norm = loader.vector("model.norm.weight", spec.hidden)?;
+    let head = Linear { path: "lm_head".into(), weight: head_weight, bias: None, adapter: None };
+    let frequencies = rope::frequencies(&spec);
+    Ok(Decoder { embed, layers, norm, head, frequencies, spec: spec.clone() })
+}
+
+struct Loader<'a> {
+    checkpoint: Checkpoint,
+    storage: Storage,
+    spec: &'a DecoderSpec,
+}
+
+impl Loader<'_> {
+    fn layer(&self, i: usize) -> Result<Layer> {
+        let s = self.spec;
+        let at = |leaf: &str| format!("model.layers.{i}.{leaf}");
+        let (c, f) = (s.hidden, s.ffn);
+        let (hd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
+        Ok(Layer {
+            norm1: self.vector(&at("input_layernorm.weight"), c)?,
+            q: self.linear(at("self_attn.q_proj"), hd, c, s.qkv_bias)?,
+            k: self.linear(at("self_attn.k_proj"), kd, c, s.qkv_bias)?,
+            v: self.linear(at("self_attn.v_proj"), kd, c, s.qkv_bias)?,
+            o: self.linear(at("self_attn.o_proj"), c, hd, s.o_bias)?,
+            norm2: self.vector(&at("post_attention_layernorm.weight"), c)?,
+            gate: self.linear(at("mlp.gate_proj"), f, c, s.mlp_bias)?,
+            up: self.linear(at("mlp.up_proj"), f, c, s.mlp_bias)?,
+            down: self.linear(at("mlp.down_proj"), c, f, s.mlp_bias)?,
+        })
+    }
+
+    fn linear(&self, path: String, out: usize, inp: usize, bias: bool) -> Result<Linear> {
+        let name = format!("{path}.weight");
+        let weight = match self.storage.quantize {
+            None => self.dense(&name, out, inp)?,
+            Some(kind) => {
+                let mut values = self.checkpoint.expect(&name, &[out, inp])?.to_f32_vec();
+                self.round(&mut values);
+                let packed = quant::quantize(&values, kind == Nf4::Double);
+                Weight::nf4(packed, self.storage.compute, out, inp)?
+            }
+        };
+        let bias = if bias { Some(self.vector(&format!("{path}.bias"), out)?) } else { None };
+        Ok(Linear { path, weight: Arc::new(weight), bias, adapter: None })
+    }
+
+    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let tensor = self.checkpoint.expect(name, &[rows, cols])?;
+        let dtype = match tensor.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::BF16,
+            _ => DType::F16,
+        };
+        if self.storage.compute == DType::F32 || dtype == self.storage.compute {
+            let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(Mapped(tensor.clone()));
+            // Bytes that are not aligned for their dtype are copied below.
+            if let Ok(weight) = Weight::dense(bytes, dtype, rows, cols) {
+                return Ok(weight);
+            }
+        }
+        let values = tensor.to_f32_vec();
+        Ok(match self.storage.compute {
+            DType::BF16 => {
+                let narrow = values.into_iter().map(bf16::from_f32).collect();
+                Weight::from_bf16(narrow, rows, cols)?
+            }
+            _ => Weight::from_f32(values, rows, cols)?,
+        })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let mut values = self.checkpoint.expect(name, &[len])?.to_f32_vec();
+        self.round(&mut values);
+        Ok(values)
+    }
+
+    fn round(&self, values: &mut [f32]) {
+        if self.storage.compute == DType::BF16 {
+            values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+        }
+    }
+}
+
+struct Mapped(MappedTensor);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// The factors of an adapter by module path: A (R, in) and B (out, R), f32.
+pub type AdapterTensors = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
+
+/// Attaches a LoRA adapter to the modules named in `paths`: A from U(−1/√in, 1/√in) by (seed, tensor name), B zero; or both
+/// from `tensors`.
+///
+/// # Errors
+/// When `tensors` lacks a module or has one of another shape.
+pub fn attach(
+    decoder: &mut Decoder,
+    arena: &mut Arena,
+    lora: &LoraConfig,
+    paths: &[String],
+    seed: u64,
+    tensors: Option<&AdapterTensors>,
+) -> Result<()> {
+    let (scale, dropout) = (lora.scale() as f32, lora.dropout as f32);
+    for linear in decoder.linears_mut().filter(|l| paths.contains(&l.path)) {
+        let (r, inp, out) = (lora.r, linear.weight.cols(), linear.weight.rows());
+        let (name_a, name_b) = crate::adapters::names::peft_keys(&linear.path);
+        let (a, b) = match tensors {
+            Some(tensors) => {
+                let missing = || format!("the adapter has no tensors for `{}`", linear.path);
+                let (a, b) = tensors.get(&linear.path).with_context(missing)?.clone();
+                anyhow::ensure!(
+                    a.len() == r * inp && b.len() == out * r,
+                    "the adapter's tensors for `{}` do not have the shapes ({r}, {inp}) and ({out}, {r})",
+                    linear.path
+                );
+                (a, b)
+            }
+            None => (kaiming_uniform(seed, &name_a, r, inp), vec![0.0; out * r]),
+        };
+        let a = arena.push(name_a, [r, inp], &a);
+        let b = arena.push(name_b, [out, r], &b);
+        linear.adapter = Some(Adapter { a, b, scale, dropout });
+    }
+    Ok(())
+}
+
+/// U(−1/√in, 1/√in), which is torch's `kaiming_uniform_(a=√5)`: PEFT's initial A.
+fn kaiming_uniform(seed: u64, name: &str, rows: usize, cols: usize) -> Vec<f32> {
+    let bound = 1.0 / (cols as f32).sqrt();
+    let key = [seed_key(seed), name_key(name)];
+    let words = (0..).flat_map(|i: u32| philox4x32([i, 0, 0, 0], key));
+    words.take(rows * cols).map(|w| (unit(w) * 2.0 - 1.0) * bound).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_a_stays_within_kaimings_bound() {
+        let worst = kaiming_uniform(1, "x", 16, 960).iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        assert!((0.0320..0.032_28).contains(&worst), "{worst}");
+    }
+
+    #[test]
+    fn another_name_gets_other_values() {
+        assert_ne!(kaiming_uniform(1, "x", 2, 8), kaiming_uniform(1, "y", 2, 8));
+    }
+}

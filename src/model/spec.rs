@@ -1,0 +1,57 @@
+//! What a decoder looks like, as data.
+
+use crate::hub::config::RopeScaling;
+
+/// A pre-norm decoder with RMSNorm, rotary embedding, grouped query attention and SwiGLU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderSpec {
+    /// Vocabulary size V.
+    pub vocab: usize,
+    /// Hidden size C.
+    pub hidden: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads H.
+    pub heads: usize,
+    /// Key/value heads K.
+    pub kv_heads: usize,
+    /// Head size D.
+    pub head_size: usize,
+    /// Feed-forward size F.
+    pub ffn: usize,
+    /// ε of every RMSNorm.
+    pub norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// How the rotary frequencies are stretched.
+    pub rope_scaling: RopeScaling,
+    /// Sliding window of attention in positions.
+    pub sliding_window: Option<usize>,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub o_bias: bool,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: bool,
+    /// Whether the head is the embedding.
+    pub tied_head: bool,
+    /// Positions that the model was made for.
+    pub context: usize,
+}
+
+impl DecoderSpec {
+    /// The module paths of all linear layers in the order of the forward pass, the head last.
+    pub fn linear_paths(&self) -> Vec<String> {
+        let leaves = [
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+        ];
+        let layer = |i: usize| leaves.map(|leaf| format!("model.layers.{i}.{leaf}"));
+        (0..self.layers).flat_map(layer).chain(["lm_head".to_owned()]).collect()
+    }
+}

@@ -1,0 +1,200 @@
+//! NF4: 4-bit codes of a fixed normal-quantile codebook, scaled per block of 64, as bitsandbytes lays them out.
+//!
+//! The matrix is flattened row-major; block b of 64 consecutive elements has absmax_b = max|w|. v = clamp(w·(1/absmax), −1, 1); its
+//! code is the number of thresholds (midpoints of the codebook) strictly below v. Two codes a byte, the even element in the high
+//! nibble. ŵ = codebook[code]·absmax_b.
+//!
+//! Nested ("double quantisation"): offset μ = mean(absmax); blocks of 256 values absmax − μ are scaled by their own absmax₂ and
+//! stored as the nearest entry of the signed dynamic map; absmax ≈ map[u]·absmax₂ + μ. bitsandbytes' backends choose among near
+//! equals differently; this is the exact nearest entry, a tie to the lower one.
+//!
+//! Dettmers et al. 2023, arXiv:2305.14314 · bitsandbytes 0.50 `backends/default/ops.py`, `csrc/cpu_ops.cpp`
+
+use super::dynamic_map::{Nearest, dynamic_map};
+use rayon::prelude::*;
+
+/// Elements of a block.
+pub const BLOCK: usize = 64;
+/// absmax values of a nested block.
+pub const NESTED_BLOCK: usize = 256;
+
+/// The 16 values that a code stands for.
+#[rustfmt::skip]
+pub const CODEBOOK: [f32; 16] = [
+    -1.0, -0.696_192_800_998_687_74, -0.525_073_051_452_636_72, -0.394_917_488_098_144_53,
+    -0.284_441_381_692_886_35, -0.184_773_430_228_233_34, -0.091_050_036_251_544_952, 0.0,
+    0.079_580_299_556_255_341, 0.160_930_201_411_247_25, 0.246_112_301_945_686_34, 0.337_915_241_718_292_24,
+    0.440_709_829_330_444_34, 0.562_617_003_917_694_09, 0.722_956_836_223_602_29, 1.0,
+];
+
+/// The scales of the blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Absmax {
+    /// One f32 a block.
+    Plain(Vec<f32>),
+    /// One dynamic-map code a block.
+    Nested {
+        /// Codes into the signed dynamic map.
+        codes: Vec<u8>,
+        /// Scale of each 256 codes.
+        absmax2: Vec<f32>,
+        /// The mean that was taken off.
+        offset: f32,
+    },
+}
+
+/// A packed tensor of `len` elements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nf4 {
+    /// Two codes a byte, the even element in the high nibble.
+    pub packed: Vec<u8>,
+    /// The blocks' scales.
+    pub absmax: Absmax,
+    /// The number of elements.
+    pub len: usize,
+    /// The scales again as f32 where they are nested: 1/64 f32 an element, worth not decoding them at each use.
+    scales: Option<Vec<f32>>,
+}
+
+/// Packs `w`, flattened row-major; `nested` quantises the scales again.
+pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
+    let thresholds: [f32; 15] = std::array::from_fn(|i| (CODEBOOK[i] + CODEBOOK[i + 1]) / 2.0);
+    let blocks = w.len().div_ceil(BLOCK);
+    let mut packed = vec![0u8; w.len().div_ceil(2)];
+    let mut absmax = vec![0.0f32; blocks];
+    let work = packed.par_chunks_mut(BLOCK / 2).zip(&mut absmax).zip(w.par_chunks(BLOCK));
+    work.for_each(|((packed, absmax), w)| {
+        *absmax = w.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let inverse = 1.0 / absmax.max(1e-38);
+        let code = |x: f32| {
+            let v = (x * inverse).clamp(-1.0, 1.0);
+            thresholds.iter().map(|t| u8::from(*t < v)).sum::<u8>()
+        };
+        for (byte, pair) in packed.iter_mut().zip(w.chunks(2)) {
+            *byte = code(pair[0]) << 4 | code(pair.get(1).copied().unwrap_or(0.0));
+        }
+        // bitsandbytes stores code 0 for an all-zero block.
+        if *absmax == 0.0 {
+            packed.fill(0);
+        }
+    });
+    if !nested {
+        return Nf4 { packed, absmax: Absmax::Plain(absmax), len: w.len(), scales: None };
+    }
+    let (map, offset) = (dynamic_map(true), mean(&absmax));
+    let nearest = Nearest::new(&map);
+    let mut codes = Vec::with_capacity(blocks);
+    let mut absmax2 = Vec::with_capacity(blocks.div_ceil(NESTED_BLOCK));
+    for block in absmax.chunks(NESTED_BLOCK) {
+        let top = block.iter().fold(0.0f32, |m, a| m.max((a - offset).abs()));
+        let inverse = 1.0 / top.max(1e-38);
+        absmax2.push(top);
+        codes.extend(block.iter().map(|a| nearest.index(((a - offset) * inverse).clamp(-1.0, 1.0))));
+    }
+    let scale = |(i, c): (usize, &u8)| map[usize::from(*c)] * absmax2[i / NESTED_BLOCK] + offset;
+    let scales = Some(codes.iter().enumerate().map(scale).collect());
+    let absmax = Absmax::Nested { codes, absmax2, offset };
+    Nf4 { packed, absmax, len: w.len(), scales }
+}
+
+/// The mean of the scales. torch sums f32 pairwise over vector lanes; f64 rounded once is within an ulp of any such order.
+fn mean(x: &[f32]) -> f32 {
+    (x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len().max(1) as f64) as f32
+}
+
+impl Nf4 {
+    /// The blocks' scales in f32.
+    pub fn scales(&self) -> &[f32] {
+        match (&self.scales, &self.absmax) {
+            (Some(scales), _) | (None, Absmax::Plain(scales)) => scales,
+            (None, Absmax::Nested { .. }) => &[],
+        }
+    }
+
+    /// Elements `start..start + out.len()` as f32, on all threads.
+    ///
+    /// # Panics
+    /// When the range exceeds the tensor.
+    pub fn dequantize_range(&self, start: usize, out: &mut [f32]) {
+        assert!(start + out.len() <= self.len, "NF4 range exceeds the tensor");
+        let scales = self.scales();
+        // The first chunk ends at a block's boundary, so that every other one starts at one.
+        let head = (BLOCK - start % BLOCK) % BLOCK;
+        let (first, rest) = out.split_at_mut(head.min(out.len()));
+        self.decode(start, first, scales);
+        rest.par_chunks_mut(BLOCK * 64).enumerate().for_each(|(i, out)| {
+            self.decode(start + head + i * BLOCK * 64, out, scales);
+        });
+    }
+
+    fn decode(&self, start: usize, out: &mut [f32], scales: &[f32]) {
+        if !start.is_multiple_of(BLOCK) {
+            for (i, out) in out.iter_mut().enumerate() {
+                let at = start + i;
+                let code = self.packed[at / 2] >> (4 * (1 - at % 2)) & 15;
+                *out = CODEBOOK[usize::from(code)] * scales[at / BLOCK];
+            }
+            return;
+        }
+        for (b, out) in out.chunks_mut(BLOCK).enumerate() {
+            let (block, scale) = (start / BLOCK + b, scales[start / BLOCK + b]);
+            let table = CODEBOOK.map(|c| c * scale);
+            let bytes = &self.packed[block * BLOCK / 2..];
+            for (pair, byte) in out.chunks_mut(2).zip(bytes) {
+                pair[0] = table[usize::from(byte >> 4)];
+                if let Some(odd) = pair.get_mut(1) {
+                    *odd = table[usize::from(byte & 15)];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize) -> Vec<f32> {
+        use crate::ops::philox::{philox4x32, unit};
+        let normal = |i| {
+            let w = philox4x32([i, 0, 0, 0], [1, 2]);
+            (-2.0 * (1.0 - unit(w[0])).ln()).sqrt() * (std::f32::consts::TAU * unit(w[1])).cos()
+        };
+        (0..n as u32).map(normal).collect()
+    }
+
+    fn round_trip(w: &[f32], nested: bool) -> Vec<f32> {
+        let mut out = vec![0.0; w.len()];
+        quantize(w, nested).dequantize_range(0, &mut out);
+        out
+    }
+
+    #[test]
+    fn gaussian_weights_lose_nine_percent() {
+        let w = noise(1 << 16);
+        let error: f64 =
+            w.iter().zip(round_trip(&w, false)).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let power: f64 = w.iter().map(|a| f64::from(*a).powi(2)).sum();
+        let rmse = (error / power).sqrt();
+        assert!((rmse - 0.092).abs() < 0.002, "{rmse}");
+    }
+
+    #[test]
+    fn zeros_stay_zero() {
+        assert_eq!(round_trip(&[0.0; 70], false), [0.0; 70]);
+    }
+
+    #[test]
+    fn a_range_equals_that_part_of_the_whole() {
+        let w = noise(1000);
+        let (q, whole) = (quantize(&w, true), round_trip(&w, true));
+        let mut part = vec![0.0; 777];
+        q.dequantize_range(101, &mut part);
+        assert_eq!(part, whole[101..878]);
+    }
+
+    #[test]
+    fn the_even_element_lies_in_the_high_nibble() {
+        assert_eq!(quantize(&[1.0, -1.0], false).packed, [0xF0]);
+    }
+}

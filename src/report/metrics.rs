@@ -1,0 +1,74 @@
+//! `metrics.jsonl`: one object per optimizer step and per evaluation.
+
+use crate::error::{Problem, Result};
+use serde::Serialize;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// One optimizer step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepRecord {
+    /// Step from 1.
+    pub step: usize,
+    /// Epochs seen after this step.
+    pub epoch: f64,
+    /// The learning rate that this step used.
+    pub lr: f64,
+    /// Token-weighted mean loss of the step.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Tokens in the step.
+    pub tokens: usize,
+    /// Trained tokens in the step.
+    pub target_tokens: usize,
+    /// Tokens per second of this step.
+    pub tokens_per_s: f64,
+    /// Seconds since the first step began.
+    pub elapsed_s: f64,
+    /// Peak memory so far.
+    pub peak_mem_bytes: u64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, Serialize)]
+pub struct EvalRecord {
+    /// Steps done.
+    pub step: usize,
+    /// Token-weighted mean loss.
+    pub val_loss: f64,
+    /// exp(val_loss).
+    pub val_ppl: f64,
+}
+
+/// The open file.
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Creates `metrics.jsonl` in a run's directory.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be created.
+    pub fn create(out_dir: &Path) -> Result<Self> {
+        let path = out_dir.join("metrics.jsonl");
+        match File::create_new(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(e) => Err(Problem::in_file(&path, format!("cannot be created: {e}")).into()),
+        }
+    }
+
+    /// Appends one record as a line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Problem::in_file(&self.path, format!("cannot be written: {e}"));
+        let line = serde_json::to_string(record).map_err(|e| failed(&e))? + "\n";
+        self.file.write_all(line.as_bytes()).map_err(|e| failed(&e))?;
+        Ok(())
+    }
+}

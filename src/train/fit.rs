@@ -1,0 +1,195 @@
+//! The training loop, from the first step to the saved adapter.
+
+use super::guard::Watch;
+use super::objective;
+use super::prepare::Run;
+use crate::checkpoint::{atomic, peft};
+use crate::config::RunConfig;
+use crate::data::batch::Batch;
+use crate::data::example::Example;
+use crate::data::sampler::Epochs;
+use crate::model::linear::Dropout;
+use crate::ops::philox::seed_key;
+use crate::ops::rope;
+use crate::optim::AdamW;
+use crate::optim::adamw::AdamWConfig;
+use crate::report::memory::peak_bytes;
+use crate::report::metrics::{EvalRecord, MetricsFile, StepRecord};
+use crate::report::progress::Progress;
+use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done and the final adapter is saved.
+    Finished,
+    /// A signal came; the adapter of the last whole step is saved as a checkpoint.
+    Interrupted {
+        /// Steps done.
+        step: usize,
+    },
+}
+
+/// Trains, logs, validates and saves; `stop` set ends the run after the micro-batch at hand.
+///
+/// # Errors
+/// When the loss or a gradient goes wrong, or a file cannot be written.
+pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Ending> {
+    let (t, e) = (&config.train, &config.eval);
+    let total = run.schedule.total_steps;
+    let mut metrics = MetricsFile::create(&config.out_dir)?;
+    let progress = Progress::new(total, t.log_interval);
+    let mut optimizer = AdamW::new(
+        AdamWConfig {
+            betas: config.optimizer.betas,
+            eps: config.optimizer.eps,
+            weight_decay: config.optimizer.weight_decay,
+        },
+        &run.arena,
+    );
+    let mut watch = Watch::new(&run.arena);
+    let rope = run.decoder.rope_table(run.data.census.longest);
+    run.cx.set_token_capacity(longest_batch(run, t.micro_batch_size));
+
+    if e.initial_validation {
+        validate(run, &rope, usize::MAX, t.micro_batch_size, 0, &mut metrics, &progress)?;
+    }
+    let (mut step, mut epoch, start) = (0, 0, Instant::now());
+    let mut epochs = Epochs::new(run.data.train.len(), config.data.seed, t.shuffle);
+    'run: while step < total {
+        let order = epochs.next().context("the order of rows never ends")?;
+        for window in order.chunks(t.global_batch_size).take(total - step) {
+            let began = Instant::now();
+            let batches: Vec<Batch> = window
+                .chunks(t.micro_batch_size)
+                .map(|rows| Batch::collate(rows.iter().map(|r| (&run.data.train[*r], *r as u64))))
+                .collect();
+            run.arena.zero_grads();
+            let weight = objective::total_weight(&batches);
+            let mut loss = 0.0;
+            for batch in &batches {
+                if stop.load(Ordering::Relaxed) {
+                    break 'run;
+                }
+                loss += train_pass(config, run, &rope, batch, weight, step)?;
+            }
+            let lr = run.schedule.rate(step);
+            let norm = run.cx.install(|| run.arena.grad_norm());
+            step += 1;
+            run.cx.install(|| watch.check(&run.arena, step, lr, loss, norm))?;
+            run.cx.install(|| {
+                if let Some(max_norm) = t.max_norm {
+                    run.arena.clip(norm, max_norm);
+                }
+                optimizer.step(&mut run.arena, lr);
+            });
+            let tokens = batches.iter().map(|b| b.ids.len()).sum::<usize>();
+            let in_epoch = (step - epoch * run.steps_per_epoch) as f64 / run.steps_per_epoch as f64;
+            let record = StepRecord {
+                step,
+                epoch: epoch as f64 + in_epoch,
+                lr,
+                loss,
+                grad_norm: norm,
+                tokens,
+                target_tokens: batches.iter().map(Batch::target_tokens).sum(),
+                tokens_per_s: tokens as f64 / began.elapsed().as_secs_f64(),
+                elapsed_s: start.elapsed().as_secs_f64(),
+                peak_mem_bytes: peak_bytes(),
+            };
+            metrics.write(&record)?;
+            progress.step(&record);
+            if step < total && step.is_multiple_of(e.interval) {
+                validate(run, &rope, e.max_iters, t.micro_batch_size, step, &mut metrics, &progress)?;
+            }
+            if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
+                save(config, run, &format!("step-{step:08}"))?;
+            }
+        }
+        epoch += 1;
+    }
+    let ending = if step < total { Ending::Interrupted { step } } else { Ending::Finished };
+    if ending == Ending::Finished {
+        if e.final_validation {
+            validate(run, &rope, usize::MAX, t.micro_batch_size, step, &mut metrics, &progress)?;
+        }
+        save(config, run, "final")?;
+    } else if step > 0 && !config.out_dir.join(format!("step-{step:08}")).exists() {
+        save(config, run, &format!("step-{step:08}"))?;
+    }
+    progress.finish();
+    Ok(ending)
+}
+
+/// Forward and backward pass of one micro-batch: its share of the step's loss.
+fn train_pass(
+    config: &RunConfig,
+    run: &mut Run,
+    rope: &rope::Table,
+    batch: &Batch,
+    weight: f64,
+    step: usize,
+) -> Result<f64> {
+    let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight));
+    let dropout =
+        Dropout { seed: seed_key(config.seed), step: step as u32, origins: &tokens.origins };
+    let Run { cx, decoder, arena, .. } = run;
+    let nll =
+        cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, Some(dropout)))?;
+    Ok(objective::loss(&nll, &labels))
+}
+
+/// Token-weighted loss over the validation examples; nothing to do when there are none.
+fn validate(
+    run: &mut Run,
+    rope: &rope::Table,
+    max_iters: usize,
+    micro_batch_size: usize,
+    step: usize,
+    metrics: &mut MetricsFile,
+    progress: &Progress,
+) -> Result<()> {
+    let (mut sum, mut count) = (0.0, 0);
+    let Run { cx, decoder, arena, data, .. } = run;
+    for rows in data.val.chunks(micro_batch_size).take(max_iters) {
+        let batch = Batch::collate(rows.iter().map(|r| (r, 0)));
+        let (tokens, labels) = (objective::tokens(&batch), objective::labels(&batch, 1.0));
+        let nll = cx.install(|| decoder.eval_pass(cx, arena, rope, &tokens, &labels))?;
+        sum += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
+        count += nll.len();
+    }
+    if count > 0 {
+        let val_loss = sum / count as f64;
+        let record = EvalRecord { step, val_loss, val_ppl: val_loss.exp() };
+        metrics.write(&record)?;
+        progress.eval(&record);
+    }
+    Ok(())
+}
+
+/// Tokens of the largest micro-batch that can be composed.
+fn longest_batch(run: &Run, micro_batch_size: usize) -> usize {
+    let largest = |examples: &[Example]| {
+        let mut lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(micro_batch_size).sum::<usize>()
+    };
+    largest(&run.data.train).max(largest(&run.data.val))
+}
+
+/// Writes the adapter with tokenizer and resolved config as `<out_dir>/<name>/`.
+fn save(config: &RunConfig, run: &Run, name: &str) -> Result<()> {
+    let dir = config.out_dir.join(name);
+    let base = std::path::absolute(&config.checkpoint_dir)?;
+    let base = base.canonicalize().unwrap_or(base);
+    let modules = run.decoder.spec.linear_paths();
+    atomic::write_dir(&dir, |dir| {
+        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
+        atomic::copy_tokenizer(&config.checkpoint_dir, dir)?;
+        let file = dir.join("vft.yaml");
+        std::fs::write(&file, config.to_yaml()).map_err(|e| atomic::io_problem(&file, &e))?;
+        Ok(())
+    })
+}

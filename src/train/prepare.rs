@@ -1,0 +1,176 @@
+//! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
+
+use crate::adapters::{LoraConfig, Targets};
+use crate::checkpoint::peft;
+use crate::config::{Precision, Quantize, RunConfig, TargetModules};
+use crate::data::dataset::{DataSet, Options};
+use crate::data::style::Style;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Problem, UserError};
+use crate::hub::config::HfConfig;
+use crate::model::load::{Nf4, Storage, attach, load};
+use crate::model::{Decoder, families};
+use crate::ops::Cx;
+use crate::optim::{Arena, Cosine};
+use anyhow::Result;
+use candle_core::DType;
+
+/// A run about to start.
+pub struct Run {
+    /// Buffers and threads.
+    pub cx: Cx,
+    /// The data.
+    pub data: DataSet,
+    /// The model with its adapter.
+    pub decoder: Decoder,
+    /// The adapter's parameters and gradients.
+    pub arena: Arena,
+    /// Rank, alpha, dropout.
+    pub lora: LoraConfig,
+    /// The adapted modules.
+    pub paths: Vec<String>,
+    /// Rates of all steps.
+    pub schedule: Cosine,
+    /// Steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// The storage that the config asks for.
+pub fn storage(precision: Precision, quantize: Option<Quantize>) -> Storage {
+    let compute = match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    let quantize = quantize.map(|q| match q {
+        Quantize::Nf4 => Nf4::Single,
+        Quantize::Nf4Dq => Nf4::Double,
+    });
+    Storage { compute, quantize }
+}
+
+/// Checks and loads everything; `threads` 0 means all cores.
+///
+/// # Errors
+/// When the model, the data or the adapter is not as the run needs it.
+pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
+    let mut notes = Vec::new();
+    let dir = &config.checkpoint_dir;
+    if !dir.is_dir() {
+        let problem = config.problem("checkpoint_dir", format!("`{}` is no directory", dir.display()));
+        return Err(UserError::from(problem.hint("give a Hugging Face model directory with config.json, *.safetensors and tokenizer.json")).into());
+    }
+    let hf = HfConfig::load(dir)?;
+    let spec = families::spec(&hf)?;
+    let t = &config.train;
+    if t.max_seq_length.is_some_and(|n| n > spec.context) {
+        let message = format!("is above the model's context of {}", spec.context);
+        return Err(UserError::from(config.problem("train.max_seq_length", message)).into());
+    }
+    let tokenizer = Tokenizer::load(dir)?;
+    if tokenizer.vocab_size() > spec.vocab {
+        let message = format!(
+            "has {} tokens, but the model's embedding only {} rows",
+            tokenizer.vocab_size(),
+            spec.vocab
+        );
+        let hint = "the tokenizer belongs to another model, or the embedding was not resized for added tokens";
+        return Err(UserError::from(Problem::in_file(dir.join("tokenizer.json"), message).hint(hint)).into());
+    }
+
+    let adapter = match &config.adapter_path {
+        Some(path) => Some(peft::read(path)?),
+        None => None,
+    };
+    let modules = spec.linear_paths();
+    let (lora, paths) = match &adapter {
+        Some(file) => (file.lora.clone(), adapter_paths(config, file, &modules)?),
+        None => {
+            let lora = LoraConfig {
+                r: config.lora.r,
+                alpha: config.lora.alpha,
+                dropout: config.lora.dropout,
+            };
+            (lora, targets(config).select(&modules)?)
+        }
+    };
+
+    let style = match &config.data.prompt_style {
+        Some(name) => Some(Style::named(name).map_err(|e| {
+            UserError::from(config.problem("data.init_args.prompt_style", e))
+        })?),
+        None => None,
+    };
+    let options = Options {
+        style,
+        mask_prompt: config.data.mask_prompt,
+        val_split_fraction: config.data.val_split_fraction,
+        seed: config.data.seed,
+        max_seq_length: t.max_seq_length,
+        context: spec.context,
+        vocab: spec.vocab,
+    };
+    let data = DataSet::load(&config.data.path, &tokenizer, &options)?;
+
+    let steps_per_epoch = data.train.len().div_ceil(t.global_batch_size);
+    let by_epochs = t.epochs.map(|e| e.saturating_mul(steps_per_epoch));
+    let total_steps = by_epochs.into_iter().chain(t.max_steps).min().unwrap_or(0);
+    let mut warmup_steps = t.lr_warmup_steps;
+    if warmup_steps >= total_steps {
+        warmup_steps = total_steps.saturating_sub(1);
+        notes.push(format!(
+            "train.lr_warmup_steps {} does not fit into {total_steps} steps; {warmup_steps} are used",
+            t.lr_warmup_steps
+        ));
+    }
+    if config.optimizer.kind == crate::config::OptimizerKind::PagedAdamW {
+        notes.push("PagedAdamW: on the CPU the optimizer's state is ordinary memory".into());
+    }
+    let schedule =
+        Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
+
+    let storage = storage(config.precision, config.quantize);
+    let cx = Cx::cpu(storage.compute, threads)?;
+    let mut decoder = cx.install(|| load(dir, storage))?;
+    let mut arena = Arena::default();
+    let tensors = adapter.as_ref().map(|a| &a.tensors);
+    attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)?;
+    Ok(Run { cx, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
+}
+
+fn targets(config: &RunConfig) -> Targets {
+    match &config.lora.targets {
+        TargetModules::Names(names) => Targets::Names(names.clone()),
+        TargetModules::Regex(regex) => Targets::Regex(regex.clone()),
+        TargetModules::AllLinear => Targets::AllLinear,
+    }
+}
+
+/// The modules of an adapter to start from; keys that were written and disagree with it are errors.
+fn adapter_paths(
+    config: &RunConfig,
+    file: &peft::AdapterFile,
+    modules: &[String],
+) -> Result<Vec<String>, UserError> {
+    let mut problems = Vec::new();
+    let written = |key: &str| config.written.iter().any(|(k, _)| k == key);
+    let mut differs = |key: &str, ours: f64, theirs: f64| {
+        if written(key) && ours != theirs {
+            let message = format!("is {ours}, but the adapter at `adapter_path` has {theirs}");
+            problems.push(config.problem(key, message).hint("remove the key: the adapter's value is used"));
+        }
+    };
+    differs("lora_r", config.lora.r as f64, file.lora.r as f64);
+    differs("lora_alpha", config.lora.alpha, file.lora.alpha);
+    differs("lora_dropout", config.lora.dropout, file.lora.dropout);
+    let of_targets = |k: &str| k == "lora_target_modules" || ["query", "key", "value", "projection", "mlp", "head"].iter().any(|f| k == format!("lora_{f}"));
+    if let Some((key, _)) = config.written.iter().find(|(k, _)| of_targets(k)) {
+        problems.push(config.problem(key, "cannot be set together with `adapter_path`: the adapter says which modules it adapts"));
+    }
+    if let Some(foreign) = file.tensors.keys().find(|k| !modules.contains(k)) {
+        problems.push(config.problem("adapter_path", format!("the adapter adapts `{foreign}`, which this model does not have")));
+    }
+    UserError::check(problems)?;
+    Ok(modules.iter().filter(|m| file.tensors.contains_key(*m)).cloned().collect())
+}
