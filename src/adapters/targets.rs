@@ -28,7 +28,8 @@ impl Targets {
             Self::Names(names) => {
                 let useless = names.iter().find(|n| !modules.iter().any(|m| ends_in(m, n)));
                 if let Some(name) = useless {
-                    let message = format!("`lora_target_modules`: no linear layer is called `{name}`");
+                    let message =
+                        format!("`lora_target_modules`: no linear layer is called `{name}`");
                     return Err(Problem::new(message).hint(leaves(modules)).into());
                 }
                 let wanted = |m: &&String| names.iter().any(|n| ends_in(m, n));
@@ -62,7 +63,11 @@ fn leaves(modules: &[String]) -> String {
     let mut leaves: Vec<&str> = modules.iter().filter_map(|m| m.rsplit('.').next()).collect();
     leaves.sort_unstable();
     leaves.dedup();
-    format!("this model has {}; a regular expression must match a whole path such as `{}`", leaves.join(", "), modules[0])
+    format!(
+        "this model has {}; a regular expression must match a whole path such as `{}`",
+        leaves.join(", "),
+        modules[0]
+    )
 }
 
 #[cfg(test)]
@@ -70,7 +75,9 @@ mod tests {
     use super::*;
 
     fn modules() -> Vec<String> {
-        ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head"].map(String::from).into()
+        ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head"]
+            .map(String::from)
+            .into()
     }
 
     fn select(targets: Targets) -> Result<Vec<String>> {

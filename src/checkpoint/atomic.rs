@@ -21,7 +21,10 @@ const TOKENIZER_FILES: &[&str] = &[
 ///
 /// # Errors
 /// When `path` exists or anything cannot be written; nothing is left behind then.
-pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn write_dir(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(anyhow::anyhow!("{} is no place for a directory", path.display()));
     };

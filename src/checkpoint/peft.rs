@@ -3,8 +3,8 @@
 //! PEFT 0.21 `utils/save_and_load.py`, `tuners/lora/config.py`
 
 use super::atomic::io_problem;
-use crate::adapters::names::module_of;
 use crate::adapters::LoraConfig;
+use crate::adapters::names::module_of;
 use crate::error::{Problem, Result};
 use crate::hub::safetensors::Checkpoint;
 use crate::optim::Arena;
@@ -46,7 +46,8 @@ pub fn write(
 
 /// `adapter_config.json` with the fields that PEFT writes.
 fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &str) -> Value {
-    let alpha = if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
+    let alpha =
+        if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     json!({
         "alpha_pattern": {},
         "auto_mapping": null,
@@ -86,12 +87,15 @@ fn target_modules(paths: &[String], modules: &[String]) -> Vec<String> {
     if exact { names } else { paths.to_vec() }
 }
 
+/// A (R, in) and B (out, R) by module path.
+pub type Tensors = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
+
 /// An adapter read from disk.
 pub struct AdapterFile {
     /// Rank, alpha, dropout.
     pub lora: LoraConfig,
     /// A (R, in) and B (out, R) by module path.
-    pub tensors: BTreeMap<String, (Vec<f32>, Vec<f32>)>,
+    pub tensors: Tensors,
 }
 
 /// Reads a PEFT adapter directory.
@@ -126,9 +130,16 @@ fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
         let kind = json.get("peft_type").unwrap_or(&Value::Null);
         problems.push(problem(format!("`peft_type` is {kind}; vft reads LORA")));
     }
-    for key in
-        ["use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "bias", "modules_to_save", "rank_pattern", "alpha_pattern"]
-    {
+    for key in [
+        "use_dora",
+        "use_rslora",
+        "lora_bias",
+        "fan_in_fan_out",
+        "bias",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+    ] {
         if let Some(value) = json.get(key).filter(|v| !empty(v)) {
             problems.push(problem(format!("`{key}` is {value}, which vft does not support yet")));
         }
@@ -145,27 +156,30 @@ fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
     Ok(LoraConfig { r: r as usize, alpha, dropout: number("lora_dropout").unwrap_or(0.0) })
 }
 
-fn read_tensors(file: &Path, r: usize) -> Result<BTreeMap<String, (Vec<f32>, Vec<f32>)>> {
+fn read_tensors(file: &Path, r: usize) -> Result<Tensors> {
     let problem = |message: String| Problem::in_file(file, message);
     let checkpoint = Checkpoint::open_file(file)?;
-    let mut halves: BTreeMap<String, (Option<Vec<f32>>, Option<Vec<f32>>)> = BTreeMap::new();
+    let mut halves: BTreeMap<String, [Option<Vec<f32>>; 2]> = BTreeMap::new();
     for key in checkpoint.names() {
         let (module, is_b) =
             module_of(key).ok_or_else(|| problem(format!("`{key}` is no LoRA tensor's name")))?;
         let shape = checkpoint.tensor(key).map(|t| t.shape.clone()).unwrap_or_default();
         let fits = shape.len() == 2 && shape[usize::from(is_b)] == r;
         if !fits {
-            return Err(problem(format!("`{key}` has shape {shape:?}, which does not fit r = {r}")).into());
+            return Err(problem(format!(
+                "`{key}` has shape {shape:?}, which does not fit r = {r}"
+            ))
+            .into());
         }
         let values = checkpoint.expect(key, &shape)?.to_f32_vec();
         if values.iter().any(|v| !v.is_finite()) {
             return Err(problem(format!("`{key}` holds values that are not finite")).into());
         }
         let half = halves.entry(module.to_owned()).or_default();
-        if is_b { half.1 = Some(values) } else { half.0 = Some(values) }
+        half[usize::from(is_b)] = Some(values);
     }
-    let whole = |(module, half): (String, _)| match half {
-        (Some(a), Some(b)) => Ok((module, (a, b))),
+    let whole = |(module, half): (String, [Option<Vec<f32>>; 2])| match half {
+        [Some(a), Some(b)] => Ok((module, (a, b))),
         _ => Err(problem(format!("`{module}` has only one of lora_A and lora_B")).into()),
     };
     halves.into_iter().map(whole).collect()

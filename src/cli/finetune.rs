@@ -57,12 +57,19 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
     match fit(&config, &mut run, &stop)? {
         Ending::Finished => {
-            report::print_note(format_args!("adapter saved in {}", config.out_dir.join("final").display()));
+            report::print_note(format_args!(
+                "adapter saved in {}",
+                config.out_dir.join("final").display()
+            ));
             Ok(0)
         }
         Ending::Interrupted { step } => {
             let saved = config.out_dir.join(format!("step-{step:08}"));
-            let place = if step > 0 { format!("; adapter saved in {}", saved.display()) } else { String::new() };
+            let place = if step > 0 {
+                format!("; adapter saved in {}", saved.display())
+            } else {
+                String::new()
+            };
             report::print_note(format_args!("stopped by a signal after step {step}{place}"));
             Ok(INTERRUPTED)
         }
@@ -107,10 +114,17 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
             run.schedule.total_steps, run.steps_per_epoch, config.train.global_batch_size
         ),
     ];
-    for (lines_of, what) in [(&census.cut, "cut to train.max_seq_length"), (&census.empty, "left out, nothing in them is trained")] {
+    for (lines_of, what) in [
+        (&census.cut, "cut to train.max_seq_length"),
+        (&census.empty, "left out, nothing in them is trained"),
+    ] {
         if !lines_of.is_empty() {
             let first: Vec<_> = lines_of.iter().take(5).map(ToString::to_string).collect();
-            lines.push(format!("note: {} rows {what} (lines {}…)", lines_of.len(), first.join(", ")));
+            lines.push(format!(
+                "note: {} rows {what} (lines {}…)",
+                lines_of.len(),
+                first.join(", ")
+            ));
         }
     }
     lines.extend(run.notes.iter().map(|n| format!("note: {n}")));

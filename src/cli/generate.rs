@@ -84,7 +84,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     };
     positive("temperature", args.temperature, (0.0..=100.0).contains(&args.temperature))?;
     positive("top-p", args.top_p, args.top_p > 0.0 && args.top_p <= 1.0)?;
-    positive("repetition-penalty", args.repetition_penalty, (0.01..=100.0).contains(&args.repetition_penalty))?;
+    positive(
+        "repetition-penalty",
+        args.repetition_penalty,
+        (0.01..=100.0).contains(&args.repetition_penalty),
+    )?;
 
     let tokenizer = Tokenizer::load(&args.base)?;
     let ids = prompt_ids(args, &tokenizer)?;
@@ -103,11 +107,15 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         attach(&mut decoder, &mut arena, &file.lora, &paths, 0, Some(&file.tensors))?;
     }
     if let Some(id) = ids.iter().find(|id| **id as usize >= decoder.spec.vocab) {
-        return Err(problem(format!("the prompt's token {id} lies outside the model's vocabulary")).into());
+        return Err(problem(format!(
+            "the prompt's token {id} lies outside the model's vocabulary"
+        ))
+        .into());
     }
     let room = decoder.spec.context.saturating_sub(ids.len()).min(args.max_new_tokens);
     if room == 0 {
-        let message = format!("the prompt has {} tokens; the model sees {}", ids.len(), decoder.spec.context);
+        let message =
+            format!("the prompt has {} tokens; the model sees {}", ids.len(), decoder.spec.context);
         return Err(problem(message).into());
     }
     let sampling = Sampling {

@@ -48,7 +48,10 @@ pub fn main() -> i32 {
 }
 
 fn exit_code(error: &anyhow::Error) -> i32 {
-    let full = error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::StorageFull);
+    let full = error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::StorageFull);
     let text = format!("{error:#}");
     if full || text.contains("No space left on device") {
         74

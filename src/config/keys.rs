@@ -79,11 +79,20 @@ pub(super) const FOREIGN: &[(&str, &str)] = &[
     ("train.max_tokens", "not supported yet; use `train.max_steps`"),
     ("train.max_time", "not supported yet; remove it"),
     ("train.lr_warmup_fraction", "not supported yet; use `train.lr_warmup_steps`"),
-    ("eval.max_new_tokens", "no samples are generated during training yet; remove it and use `vft generate`"),
-    ("eval.evaluate_example", "no samples are generated during training yet; remove it and use `vft generate`"),
+    (
+        "eval.max_new_tokens",
+        "no samples are generated during training yet; remove it and use `vft generate`",
+    ),
+    (
+        "eval.evaluate_example",
+        "no samples are generated during training yet; remove it and use `vft generate`",
+    ),
     ("data.init_args.ignore_index", "-100 is always the ignored label; remove it"),
     ("data.init_args.num_workers", "rows are tokenised on all cores; remove it"),
-    ("logger_name", "`metrics.jsonl` is always written and no other logger is supported yet; remove it"),
+    (
+        "logger_name",
+        "`metrics.jsonl` is always written and no other logger is supported yet; remove it",
+    ),
     ("log", "`metrics.jsonl` is always written and no other logger is supported yet; remove it"),
     ("access_token", "models are read from disk; remove it and keep tokens out of files"),
     ("devices", "one device is used; remove it"),

@@ -21,7 +21,12 @@ impl Read {
         let mut read = Self::default();
         match &root.value {
             Value::Map(_) => read.flatten(path, "", root),
-            _ => read.problems.push(Problem::at(path, root.line, root.column, "a run config is a mapping of keys")),
+            _ => read.problems.push(Problem::at(
+                path,
+                root.line,
+                root.column,
+                "a run config is a mapping of keys",
+            )),
         }
         read
     }
@@ -29,13 +34,16 @@ impl Read {
     fn flatten(&mut self, path: &Path, prefix: &str, node: &Node) {
         let Value::Map(items) = &node.value else { return };
         for (key, value) in items {
-            let name = if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
+            let name =
+                if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
             let place = Place { path: path.into(), line: key.line, column: key.column };
             let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{name}.")));
             match &value.value {
                 Value::Map(_) if name == "data.init_args.prompt_style" => {
                     self.flatten(path, &name, value);
-                    if let Some((style, place)) = self.values.remove("data.init_args.prompt_style.class_path") {
+                    if let Some((style, place)) =
+                        self.values.remove("data.init_args.prompt_style.class_path")
+                    {
                         self.set(&name, style, place);
                     }
                 }
@@ -48,7 +56,11 @@ impl Read {
                 }
                 Value::Scalar { text, quoted } if is_block => {
                     if !scalar::is_null(text, *quoted) {
-                        self.problems.push(Problem { place: Some(place), message: format!("`{name}` is a block of keys, not `{text}`"), hint: None });
+                        self.problems.push(Problem {
+                            place: Some(place),
+                            message: format!("`{name}` is a block of keys, not `{text}`"),
+                            hint: None,
+                        });
                     }
                 }
                 _ => self.set(&name, value.clone(), Some(place)),
@@ -59,11 +71,15 @@ impl Read {
     /// Sets a key; an unknown one becomes a problem with a hint.
     pub(super) fn set(&mut self, name: &str, node: Node, place: Option<Place>) {
         let name = ALIASES.iter().find(|(a, _)| *a == name).map_or(name, |(_, real)| real);
-        let null = matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
-        let known = KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
+        let null =
+            matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
+        let known =
+            KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
         if known {
             self.values.insert(name.to_owned(), (node, place));
-        } else if let Some((_, way)) = FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}."))) {
+        } else if let Some((_, way)) =
+            FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}.")))
+        {
             let harmless = matches!(&node.value, Value::Scalar { text, .. }
                 if (name == "devices" && matches!(text.as_str(), "1" | "auto")) || (name == "num_nodes" && text == "1"));
             if !null && !harmless {
@@ -125,7 +141,11 @@ impl Read {
         self.read(key, default, |text| {
             let x = scalar::number(text)?;
             let fits = range.contains(&x);
-            if fits { Ok(x) } else { Err(format!("{text} lies outside {} .. {}", range.start, range.end)) }
+            if fits {
+                Ok(x)
+            } else {
+                Err(format!("{text} lies outside {} .. {}", range.start, range.end))
+            }
         })
     }
 
@@ -182,14 +202,17 @@ fn targets(r: &mut Read) -> TargetModules {
             .collect();
         if names.is_empty() {
             r.problems.push(
-                Problem::new("no module would be adapted").hint("set one of the lora_* switches or `lora_target_modules`"),
+                Problem::new("no module would be adapted")
+                    .hint("set one of the lora_* switches or `lora_target_modules`"),
             );
         }
         TargetModules::Names(names)
     };
     let targets = match node {
         None => return by_flags(r),
-        Some(Value::Scalar { text, quoted }) if scalar::is_null(&text, quoted) => return by_flags(r),
+        Some(Value::Scalar { text, quoted }) if scalar::is_null(&text, quoted) => {
+            return by_flags(r);
+        }
         Some(Value::Scalar { text, .. }) if text == "all-linear" => TargetModules::AllLinear,
         Some(Value::Scalar { text, .. }) => {
             if let Err(e) = fancy_regex::Regex::new(&format!("^(?:{text})$")) {
@@ -255,31 +278,43 @@ pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
     };
     let class = r.text("data.class_path");
     if let Some(class) = class.as_deref().filter(|c| c.rsplit('.').next() != Some("JSON")) {
-        r.problem("data.class_path", &format!("`{class}` is not supported; `JSON` is, with `init_args.path`"));
+        r.problem(
+            "data.class_path",
+            &format!("`{class}` is not supported; `JSON` is, with `init_args.path`"),
+        );
     }
     let precision = r.read("precision", Precision::Bf16, |text| match text {
         "32-true" | "32" => Ok(Precision::F32),
         "bf16-true" | "bf16" => Ok(Precision::Bf16),
         _ => Err(format!("`{text}` is not supported; `32-true` and `bf16-true` are")),
     });
-    let quantize = r.read("quantize", None, |text| match text.strip_prefix("bnb.").unwrap_or(text) {
-        "nf4" => Ok(Some(Quantize::Nf4)),
-        "nf4-dq" => Ok(Some(Quantize::Nf4Dq)),
-        _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
-    });
+    let quantize =
+        r.read("quantize", None, |text| match text.strip_prefix("bnb.").unwrap_or(text) {
+            "nf4" => Ok(Some(Quantize::Nf4)),
+            "nf4-dq" => Ok(Some(Quantize::Nf4Dq)),
+            _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
+        });
     let kind = r.read("optimizer.class_path", OptimizerKind::AdamW, |text| match text {
-        "AdamW" | "torch.optim.AdamW" | "bitsandbytes.optim.AdamW" | "bitsandbytes.optim.AdamW32bit" => {
-            Ok(OptimizerKind::AdamW)
-        }
+        "AdamW"
+        | "torch.optim.AdamW"
+        | "bitsandbytes.optim.AdamW"
+        | "bitsandbytes.optim.AdamW32bit" => Ok(OptimizerKind::AdamW),
         "PagedAdamW" | "bitsandbytes.optim.PagedAdamW" | "bitsandbytes.optim.PagedAdamW32bit" => {
             Ok(OptimizerKind::PagedAdamW)
         }
         _ => Err(format!("`{text}` is not supported; `AdamW` and `PagedAdamW` are")),
     });
     let positive = f64::MIN_POSITIVE..1e9;
-    let seed = |text: &str| scalar::integer(text).and_then(|n| u64::try_from(n).map_err(|_| format!("{text} is negative")));
+    let seed = |text: &str| {
+        scalar::integer(text)
+            .and_then(|n| u64::try_from(n).map_err(|_| format!("{text} is negative")))
+    };
     let lora = LoraSection {
-        r: r.read("lora_r", 8, |t| whole(t, 1).and_then(|n| if n <= 65_536 { Ok(n) } else { Err(format!("{t} lies outside 1 .. 65536")) })),
+        r: r.read("lora_r", 8, |t| {
+            whole(t, 1).and_then(|n| {
+                if n <= 65_536 { Ok(n) } else { Err(format!("{t} lies outside 1 .. 65536")) }
+            })
+        }),
         alpha: r.number("lora_alpha", 16.0, positive.clone()),
         dropout: r.number("lora_dropout", 0.05, 0.0..1.0),
         targets: targets(&mut r),
@@ -293,10 +328,9 @@ pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
         adapter_path: r.text("adapter_path").map(Into::into),
         data: DataSection {
             path: required(&mut r, "data.init_args.path"),
-            val_split_fraction: match r.text("data.init_args.val_split_fraction") {
-                Some(_) => Some(r.number("data.init_args.val_split_fraction", 0.05, 0.0..1.0)),
-                None => None,
-            },
+            val_split_fraction: r
+                .text("data.init_args.val_split_fraction")
+                .map(|_| r.number("data.init_args.val_split_fraction", 0.05, 0.0..1.0)),
             mask_prompt: r.flag("data.init_args.mask_prompt", false),
             prompt_style: r.text("data.init_args.prompt_style"),
             seed: r.read("data.init_args.seed", 42, seed),
@@ -311,7 +345,9 @@ pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
             epochs: r.count_or_null("train.epochs", Some(5)),
             max_steps: r.count_or_null("train.max_steps", None),
             max_seq_length: r.count_or_null("train.max_seq_length", None),
-            max_norm: r.text("train.max_norm").map(|_| r.number("train.max_norm", 1.0, positive.clone())),
+            max_norm: r
+                .text("train.max_norm")
+                .map(|_| r.number("train.max_norm", 1.0, positive.clone())),
             min_lr: r.number("train.min_lr", 0.0, 0.0..1e9),
             shuffle: r.flag("train.shuffle", true),
             save_interval: r.count_or_null("train.save_interval", Some(1000)),
@@ -336,20 +372,30 @@ pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
     };
     let t = &config.train;
     if !t.global_batch_size.is_multiple_of(t.micro_batch_size) {
-        let message = format!("{} is no multiple of `train.micro_batch_size` {}", t.global_batch_size, t.micro_batch_size);
+        let message = format!(
+            "{} is no multiple of `train.micro_batch_size` {}",
+            t.global_batch_size, t.micro_batch_size
+        );
         r.problem("train.global_batch_size", &message);
     }
     if t.epochs.is_none() && t.max_steps.is_none() {
-        r.problem("train.epochs", "null, and `train.max_steps` is null too: the run would never end");
+        r.problem(
+            "train.epochs",
+            "null, and `train.max_steps` is null too: the run would never end",
+        );
     }
     if t.min_lr > config.optimizer.lr {
-        r.problem("train.min_lr", &format!("{} is above the learning rate {}", t.min_lr, config.optimizer.lr));
+        r.problem(
+            "train.min_lr",
+            &format!("{} is above the learning rate {}", t.min_lr, config.optimizer.lr),
+        );
     }
     if t.max_seq_length == Some(1) {
         r.problem("train.max_seq_length", "1 leaves nothing to predict; at least 2");
     }
     UserError::check(r.problems)?;
-    config.places = r.values.iter().filter_map(|(k, (_, p))| Some((k.clone(), p.clone()?))).collect();
+    config.places =
+        r.values.iter().filter_map(|(k, (_, p))| Some((k.clone(), p.clone()?))).collect();
     config.written = KEYS
         .iter()
         .filter_map(|k| Some((k.name.to_owned(), super::resolved::flow(&r.values.get(k.name)?.0))))

@@ -8,10 +8,17 @@ use std::fmt::Write;
 /// A node in YAML's flow style.
 pub(super) fn flow(node: &Node) -> String {
     match &node.value {
-        Value::Scalar { text, quoted } => if *quoted { quote(text) } else { text.clone() },
+        Value::Scalar { text, quoted } => {
+            if *quoted {
+                quote(text)
+            } else {
+                text.clone()
+            }
+        }
         Value::Seq(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
         Value::Map(items) => {
-            let pairs: Vec<_> = items.iter().map(|(k, v)| format!("{}: {}", k.name, flow(v))).collect();
+            let pairs: Vec<_> =
+                items.iter().map(|(k, v)| format!("{}: {}", k.name, flow(v))).collect();
             format!("{{{}}}", pairs.join(", "))
         }
     }
@@ -33,7 +40,9 @@ impl RunConfig {
         Some(match key {
             "checkpoint_dir" => path(&self.checkpoint_dir),
             "out_dir" => path(&self.out_dir),
-            "precision" => if self.precision == Precision::F32 { "32-true" } else { "bf16-true" }.into(),
+            "precision" => {
+                if self.precision == Precision::F32 { "32-true" } else { "bf16-true" }.into()
+            }
             "quantize" => match self.quantize {
                 None => "null".into(),
                 Some(Quantize::Nf4) => "bnb.nf4".into(),

@@ -39,10 +39,15 @@ pub(super) fn integer(text: &str) -> Result<i64, String> {
 /// A finite number.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     let plain = text.replace('_', "");
-    let starts = plain.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let starts =
+        plain.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit() || c == '.');
     match plain.parse::<f64>() {
         Ok(x) if starts && x.is_finite() => Ok(x),
-        _ if matches!(plain.trim_start_matches(['+', '-']), ".inf" | ".nan" | ".NaN" | "inf" | "nan") => {
+        _ if matches!(
+            plain.trim_start_matches(['+', '-']),
+            ".inf" | ".nan" | ".NaN" | "inf" | "nan"
+        ) =>
+        {
             Err(format!("`{text}` is not finite"))
         }
         _ => Err(format!("`{text}` is no number")),
@@ -55,9 +60,15 @@ mod tests {
 
     #[test]
     fn floats_need_no_dot() {
-        for (text, want) in
-            [("1e-4", 1e-4), ("1E-4", 1e-4), ("6.0e-05", 6e-5), (".5", 0.5), ("1.", 1.0), ("+1e-4", 1e-4), ("-0", -0.0)]
-        {
+        for (text, want) in [
+            ("1e-4", 1e-4),
+            ("1E-4", 1e-4),
+            ("6.0e-05", 6e-5),
+            (".5", 0.5),
+            ("1.", 1.0),
+            ("+1e-4", 1e-4),
+            ("-0", -0.0),
+        ] {
             assert_eq!(number(text), Ok(want), "{text}");
         }
     }
@@ -79,7 +90,9 @@ mod tests {
 
     #[test]
     fn yaml_1_1_truth_values() {
-        for (text, want) in [("yes", true), ("No", false), ("on", true), ("off", false), ("True", true)] {
+        for (text, want) in
+            [("yes", true), ("No", false), ("on", true), ("off", false), ("True", true)]
+        {
             assert_eq!(boolean(text), Ok(want), "{text}");
         }
     }

@@ -66,7 +66,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Node> {
     let mut events = Parser::new_from_str(text);
     let root = builder.document(&mut events)?;
     root.ok_or_else(|| {
-        Problem::in_file(path, "is empty").hint("a run config needs at least `checkpoint_dir` and `data`").into()
+        Problem::in_file(path, "is empty")
+            .hint("a run config needs at least `checkpoint_dir` and `data`")
+            .into()
     })
 }
 
@@ -101,9 +103,14 @@ impl Builder<'_> {
             match event {
                 Event::StreamEnd => return Ok(root),
                 Event::DocumentStart(_) if root.is_some() => {
-                    return Err(self.at(span, "a second document starts here; one file is one run").into());
+                    return Err(self
+                        .at(span, "a second document starts here; one file is one run")
+                        .into());
                 }
-                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                Event::StreamStart
+                | Event::DocumentStart(_)
+                | Event::DocumentEnd
+                | Event::Nothing => {}
                 event => {
                     let node = self.node(events, event, span, 0)?;
                     let blank = matches!(&node.value, Value::Scalar { text, quoted: false } if text.is_empty() || text == "~");
@@ -116,12 +123,20 @@ impl Builder<'_> {
     fn count(&mut self, nodes: usize, span: Span) -> Result<()> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
-            return Err(self.at(span, format!("more than {MAX_NODES} values after aliases are resolved")).into());
+            return Err(self
+                .at(span, format!("more than {MAX_NODES} values after aliases are resolved"))
+                .into());
         }
         Ok(())
     }
 
-    fn node(&mut self, events: &mut Events<'_>, event: Event<'_>, span: Span, depth: usize) -> Result<Node> {
+    fn node(
+        &mut self,
+        events: &mut Events<'_>,
+        event: Event<'_>,
+        span: Span,
+        depth: usize,
+    ) -> Result<Node> {
         if depth > MAX_DEPTH {
             return Err(self.at(span, format!("nested deeper than {MAX_DEPTH} levels")).into());
         }
@@ -170,9 +185,14 @@ impl Builder<'_> {
             let Event::Scalar(name, ..) = event else {
                 return Err(self.at(span, "a key must be a plain word").into());
             };
-            let key = Key { name: name.into_owned(), line: span.start.line(), column: span.start.col() + 1 };
+            let key = Key {
+                name: name.into_owned(),
+                line: span.start.line(),
+                column: span.start.col() + 1,
+            };
             if let Some((first, _)) = items.iter().find(|(k, _)| k.name == key.name) {
-                let message = format!("`{}` is written twice; first in line {}", key.name, first.line);
+                let message =
+                    format!("`{}` is written twice; first in line {}", key.name, first.line);
                 return Err(self.at(span, message).into());
             }
             let (event, span) = self.next(events)?;
@@ -192,14 +212,19 @@ mod tests {
 
     #[test]
     fn places_count_from_one() {
-        let Value::Map(items) = parse(Path::new("x"), "a:\n  b: 3\n").unwrap().value else { panic!() };
+        let Value::Map(items) = parse(Path::new("x"), "a:\n  b: 3\n").unwrap().value else {
+            panic!()
+        };
         let Value::Map(inner) = &items[0].1.value else { panic!() };
         assert_eq!((inner[0].0.line, inner[0].0.column, inner[0].1.column), (2, 3, 6));
     }
 
     #[test]
     fn a_duplicate_key_names_both_lines() {
-        assert!(error("a: 1\nb: 2\na: 3\n").starts_with("x.yml:3:1: `a` is written twice; first in line 1"));
+        assert!(
+            error("a: 1\nb: 2\na: 3\n")
+                .starts_with("x.yml:3:1: `a` is written twice; first in line 1")
+        );
     }
 
     #[test]

@@ -69,16 +69,20 @@ impl DataSet {
     pub fn load(path: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Self> {
         let source = Source::read(path)?;
         let has_template = tokenizer.template.is_some();
-        let style = options.style.unwrap_or(if has_template { Style::ChatTemplate } else { Style::Alpaca });
+        let style =
+            options.style.unwrap_or(if has_template { Style::ChatTemplate } else { Style::Alpaca });
         let encoder = Encoder { tokenizer, style, mask_prompt: options.mask_prompt };
         let mut census = Census::default();
-        let mut run = |path: &Path, rows: &[Line]| encode(path, rows, &encoder, options, &mut census);
+        let mut run =
+            |path: &Path, rows: &[Line]| encode(path, rows, &encoder, options, &mut census);
         let (train, val) = match (&source.validation, options.val_split_fraction) {
             (Some(_), Some(_)) => {
                 let message = "has a val file, and `data.init_args.val_split_fraction` is set too";
                 return Err(Problem::in_file(path, message).hint("remove one of the two").into());
             }
-            (Some((val_path, val)), None) => (run(&source.path, &source.rows)?, run(val_path, val)?),
+            (Some((val_path, val)), None) => {
+                (run(&source.path, &source.rows)?, run(val_path, val)?)
+            }
             (None, fraction) => {
                 let all = run(&source.path, &source.rows)?;
                 let fraction = if path.is_dir() { 0.0 } else { fraction.unwrap_or(0.05) };
@@ -113,8 +117,11 @@ fn encode(
         let too_big = |id: &u32| *id as usize >= options.vocab;
         let label = example.labels.iter().filter(|l| **l >= 0).map(|l| *l as u32);
         if let Some(id) = example.ids.iter().copied().chain(label).find(too_big) {
-            let message = format!("token id {id} lies outside the model's vocabulary of {}", options.vocab);
-            return Err(problem(message).hint("the tokenizer, or the program that made these ids, belongs to another model"));
+            let message =
+                format!("token id {id} lies outside the model's vocabulary of {}", options.vocab);
+            return Err(problem(message).hint(
+                "the tokenizer, or the program that made these ids, belongs to another model",
+            ));
         }
         let limit = options.max_seq_length.unwrap_or(usize::MAX);
         let cut = example.ids.len() > limit;
@@ -124,12 +131,14 @@ fn encode(
         } else if example.ids.len() > options.context {
             let (n, context) = (example.ids.len(), options.context);
             let message = format!("the row has {n} tokens; the model sees at most {context}");
-            return Err(problem(message).hint(format!("set `train.max_seq_length: {context}` to cut such rows")));
+            return Err(problem(message)
+                .hint(format!("set `train.max_seq_length: {context}` to cut such rows")));
         }
         Ok((example, cut))
     };
     let done: Vec<_> = rows.par_iter().map(work).collect();
-    let mut problems: Vec<Problem> = done.iter().filter_map(|d| d.as_ref().err().cloned()).collect();
+    let mut problems: Vec<Problem> =
+        done.iter().filter_map(|d| d.as_ref().err().cloned()).collect();
     if problems.len() > LISTED {
         let more = problems.len() - LISTED;
         problems.truncate(LISTED);

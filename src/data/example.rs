@@ -52,7 +52,10 @@ impl Encoder<'_> {
                     None => {
                         let turn = |role, content| Turn { role, content, train: true };
                         let question = joined(&instruction, &input);
-                        self.conversation(&[turn(Role::User, question), turn(Role::Assistant, output)])?
+                        self.conversation(&[
+                            turn(Role::User, question),
+                            turn(Role::Assistant, output),
+                        ])?
                     }
                 }
             }
@@ -62,17 +65,25 @@ impl Encoder<'_> {
 
     /// Prompt and answer encoded apart, as LitGPT does, and EOS.
     fn prompt(&self, prompt: &str, output: &str) -> Result<(Vec<u32>, Vec<i32>), String> {
-        let encode = |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
+        let encode =
+            |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
         let plain = encode(prompt, false)?;
-        let starts_with_bos = plain.first().is_some() && plain.first() == self.tokenizer.bos_id.as_ref();
+        let starts_with_bos = !plain.is_empty() && plain.first() == self.tokenizer.bos_id.as_ref();
         let mut ids = if starts_with_bos { plain } else { encode(prompt, true)? };
         // A tokenizer that closes every text with EOS would close the prompt too.
-        if ids.last().is_some() && ids.last() == self.tokenizer.eos_id.as_ref() && !prompt.is_empty() && !starts_with_bos {
+        if ids.last().is_some()
+            && ids.last() == self.tokenizer.eos_id.as_ref()
+            && !prompt.is_empty()
+            && !starts_with_bos
+        {
             ids.pop();
         }
         let masked = ids.len();
         ids.extend(encode(output, false)?);
-        let eos = self.tokenizer.eos_id.ok_or("the tokenizer has no EOS token, so no answer could end")?;
+        let eos = self
+            .tokenizer
+            .eos_id
+            .ok_or("the tokenizer has no EOS token, so no answer could end")?;
         if ids.last() != Some(&eos) || ids.len() == masked {
             ids.push(eos);
         }
@@ -88,7 +99,8 @@ impl Encoder<'_> {
             "the tokenizer has no chat template; give instruction rows with `prompt_style: alpaca`, or add chat_template.jinja to the model directory",
         )?;
         let text = template.render(turns, false).map_err(|e| e.to_string())?;
-        let (mut ids, starts) = self.tokenizer.encode_with_starts(&text).map_err(|e| e.to_string())?;
+        let (mut ids, starts) =
+            self.tokenizer.encode_with_starts(&text).map_err(|e| e.to_string())?;
         let mut labels = vec![-100; ids.len()];
         if !self.mask_prompt {
             labels = ids.iter().map(|id| *id as i32).collect();
@@ -96,9 +108,12 @@ impl Encoder<'_> {
         let mut closed = true;
         for (i, turn) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
             let span = assistant_span(template, turns, i, &text)?;
-            let inside: Vec<usize> = (0..starts.len()).filter(|t| span.contains(&starts[*t])).collect();
+            let inside: Vec<usize> =
+                (0..starts.len()).filter(|t| span.contains(&starts[*t])).collect();
             // The turn ends with its last special token; what the template writes after it is no part of the answer.
-            let stops = |t: &&usize| self.tokenizer.is_special(ids[**t]) || Some(ids[**t]) == self.tokenizer.eos_id;
+            let stops = |t: &&usize| {
+                self.tokenizer.is_special(ids[**t]) || Some(ids[**t]) == self.tokenizer.eos_id
+            };
             let end = inside.iter().rev().find(stops).map(|t| t + 1);
             closed = end.is_some();
             let Some(&first) = inside.first() else { continue };

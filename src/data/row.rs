@@ -132,13 +132,19 @@ fn turn((i, value): (usize, &Value)) -> Result<Turn, String> {
         "user" | "human" => Role::User,
         "assistant" | "gpt" => Role::Assistant,
         "tool" => Role::Tool,
-        other => return Err(at(format!("unknown role `{other}`; known are system, user, assistant, tool"))),
+        other => {
+            return Err(at(format!(
+                "unknown role `{other}`; known are system, user, assistant, tool"
+            )));
+        }
     };
     if m.get("tool_calls").is_some_and(|v| !v.is_null()) {
         return Err(at("`tool_calls` are not supported yet".into()));
     }
     let content = match m.get("content") {
-        Some(Value::Array(parts)) => parts.iter().map(part).collect::<Result<String, _>>().map_err(at)?,
+        Some(Value::Array(parts)) => {
+            parts.iter().map(part).collect::<Result<String, _>>().map_err(at)?
+        }
         _ => text(m, "content").map_err(at)?,
     };
     let train = match (m.get("train"), m.get("weight")) {
@@ -146,14 +152,20 @@ fn turn((i, value): (usize, &Value)) -> Result<Turn, String> {
         (Some(Value::Bool(train)), None) => *train,
         (None, Some(weight)) if weight.as_f64() == Some(0.0) => false,
         (None, Some(weight)) if weight.as_f64() == Some(1.0) => true,
-        _ => return Err(at("`train` must be true or false, `weight` 0 or 1, and only one of them".into())),
+        _ => {
+            return Err(at(
+                "`train` must be true or false, `weight` 0 or 1, and only one of them".into()
+            ));
+        }
     };
     Ok(Turn { role, content, train })
 }
 
 fn part(value: &Value) -> Result<String, String> {
     match value {
-        Value::Object(m) if m.get("type").and_then(Value::as_str) == Some("text") => text(m, "text"),
+        Value::Object(m) if m.get("type").and_then(Value::as_str) == Some("text") => {
+            text(m, "text")
+        }
         _ => Err("a content part is no text".into()),
     }
 }
@@ -163,14 +175,18 @@ fn tokens(row: &Map<String, Value>) -> Result<Row, String> {
         let Some(Value::Array(list)) = row.get(key) else {
             return Err(format!("`{key}` is missing or no list"));
         };
-        let number = |v: &Value| v.as_i64().ok_or_else(|| format!("`{key}` holds {v}, which is no whole number"));
+        let number = |v: &Value| {
+            v.as_i64().ok_or_else(|| format!("`{key}` holds {v}, which is no whole number"))
+        };
         list.iter().map(number).collect()
     };
     let (ids, labels) = (numbers("input_ids")?, numbers("labels")?);
     if ids.len() != labels.len() {
         return Err(format!("`input_ids` has {} items, `labels` {}", ids.len(), labels.len()));
     }
-    let id = |n: &i64| u32::try_from(*n).map_err(|_| format!("`input_ids` holds {n}, which is no token id"));
+    let id = |n: &i64| {
+        u32::try_from(*n).map_err(|_| format!("`input_ids` holds {n}, which is no token id"))
+    };
     let label = |n: &i64| match i32::try_from(*n) {
         Ok(l) if l == -100 || l >= 0 => Ok(l),
         _ => Err(format!("`labels` holds {n}; labels are token ids or -100")),
@@ -193,12 +209,18 @@ mod tests {
     #[test]
     fn input_is_optional() {
         let row = Row::parse(&json!({"instruction": "a", "output": "b"})).unwrap();
-        assert_eq!(row, Row::Instruction { instruction: "a".into(), input: String::new(), output: "b".into() });
+        assert_eq!(
+            row,
+            Row::Instruction { instruction: "a".into(), input: String::new(), output: "b".into() }
+        );
     }
 
     #[test]
     fn a_wrong_type_names_the_key() {
-        assert_eq!(error(&json!({"instruction": "a", "output": 3})), "`output` is a number, not text");
+        assert_eq!(
+            error(&json!({"instruction": "a", "output": 3})),
+            "`output` is a number, not text"
+        );
     }
 
     #[test]
@@ -208,7 +230,9 @@ mod tests {
 
     #[test]
     fn an_unknown_role_is_named() {
-        assert!(error(&json!({"messages": [{"role": "wizard", "content": ""}]})).contains("`wizard`"));
+        assert!(
+            error(&json!({"messages": [{"role": "wizard", "content": ""}]})).contains("`wizard`")
+        );
     }
 
     #[test]

@@ -34,23 +34,27 @@ impl Source {
             return Ok(Self { path: path.into(), rows: read_file(path)?, validation: None });
         }
         let find = |stem: &str| {
-            ["jsonl", "json"].map(|ext| path.join(format!("{stem}.{ext}"))).into_iter().find(|p| p.is_file())
+            ["jsonl", "json"]
+                .map(|ext| path.join(format!("{stem}.{ext}")))
+                .into_iter()
+                .find(|p| p.is_file())
         };
-        let train = find("train").ok_or_else(|| {
-            Problem::in_file(path, "holds neither train.jsonl nor train.json")
-        })?;
+        let train = find("train")
+            .ok_or_else(|| Problem::in_file(path, "holds neither train.jsonl nor train.json"))?;
         let validation = find("val").map(|p| read_file(&p).map(|rows| (p, rows))).transpose()?;
         Ok(Self { rows: read_file(&train)?, path: train, validation })
     }
 }
 
 fn read_file(path: &Path) -> Result<Vec<Line>> {
-    let bytes = fs::read(path).map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
+    let bytes =
+        fs::read(path).map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let before = &bytes[..e.valid_up_to()];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-        let column = before.len() - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
+        let column =
+            before.len() - before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1) + 1;
         Problem::at(path, line, column, "is no UTF-8 text here")
     })?;
     let rows = match path.extension().and_then(|e| e.to_str()) {
@@ -58,7 +62,9 @@ fn read_file(path: &Path) -> Result<Vec<Line>> {
         Some("json") => list(path, text)?,
         _ => {
             let problem = Problem::in_file(path, "is neither .json nor .jsonl");
-            return Err(problem.hint("rename it if it holds a JSON list or one JSON object a line").into());
+            return Err(problem
+                .hint("rename it if it holds a JSON list or one JSON object a line")
+                .into());
         }
     };
     if rows.is_empty() {
@@ -79,13 +85,16 @@ fn lines(path: &Path, text: &str) -> Result<Vec<Line>> {
 
 /// A list, read item by item so that each row knows its line.
 fn list(path: &Path, text: &str) -> Result<Vec<Line>> {
-    let broken = |e: serde_json::Error| Problem::at(path, e.line(), e.column(), format!("is no valid JSON: {e}"));
+    let broken = |e: serde_json::Error| {
+        Problem::at(path, e.line(), e.column(), format!("is no valid JSON: {e}"))
+    };
     let items: Vec<&serde_json::value::RawValue> = match serde_json::from_str::<Wrapped<'_>>(text) {
         Ok(wrapped) => wrapped.data,
         Err(_) => serde_json::from_str(text).map_err(|e| {
             let problem = broken(e);
             if text.trim_start().starts_with('{') {
-                return problem.hint("a .json file holds one list; name a file of one object a line .jsonl");
+                return problem
+                    .hint("a .json file holds one list; name a file of one object a line .jsonl");
             }
             problem
         })?,

@@ -28,7 +28,9 @@ impl Style {
             "alpaca" | "Alpaca" => Ok(Self::Alpaca),
             "chatml" | "ChatML" => Ok(Self::ChatMl),
             "default" | "Default" => Ok(Self::Default),
-            _ => Err(format!("`{name}` is unknown; chat_template, alpaca, chatml and default work")),
+            _ => {
+                Err(format!("`{name}` is unknown; chat_template, alpaca, chatml and default work"))
+            }
         }
     }
 
@@ -36,9 +38,9 @@ impl Style {
     pub fn prompt(self, instruction: &str, input: &str) -> Option<String> {
         match self {
             Self::ChatTemplate => None,
-            Self::Alpaca if input.is_empty() => {
-                Some(format!("{WITHOUT_INPUT}\n\n### Instruction:\n{instruction}\n\n### Response:\n"))
-            }
+            Self::Alpaca if input.is_empty() => Some(format!(
+                "{WITHOUT_INPUT}\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+            )),
             Self::Alpaca => Some(format!(
                 "{WITH_INPUT}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
             )),

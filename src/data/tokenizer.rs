@@ -69,7 +69,8 @@ impl Tokenizer {
         let template = match chat_template(dir, &config)? {
             Some((from, text)) => {
                 let names = ["bos_token", "eos_token", "unk_token", "pad_token"];
-                let tokens = names.iter().filter_map(|n| Some(((*n).to_owned(), special(n)?))).collect();
+                let tokens =
+                    names.iter().filter_map(|n| Some(((*n).to_owned(), special(n)?))).collect();
                 Some(ChatTemplate::new(&from, &text, tokens)?)
             }
             None => None,

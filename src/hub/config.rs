@@ -100,7 +100,11 @@ impl Reader<'_> {
     fn positive(&self, key: &str) -> Result<f64> {
         let x = self.opt_number(key)?;
         let x = x.ok_or_else(|| self.problem(format!("`{key}` is missing")))?;
-        if x > 0.0 { Ok(x) } else { Err(self.problem(format!("`{key}` is {x}; expected > 0")).into()) }
+        if x > 0.0 {
+            Ok(x)
+        } else {
+            Err(self.problem(format!("`{key}` is {x}; expected > 0")).into())
+        }
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -119,8 +123,9 @@ impl HfConfig {
             let hint = "a model directory holds config.json, *.safetensors and tokenizer.json";
             Problem::in_file(&path, format!("cannot be read: {e}")).hint(hint)
         })?;
-        let json: Value = serde_json::from_str(&text)
-            .map_err(|e| Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| {
+            Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}"))
+        })?;
         Self::parse(&path, &json)
     }
 
@@ -135,7 +140,8 @@ impl HfConfig {
             .opt("architectures", "a list with one name", first)?
             .ok_or_else(|| r.problem("`architectures` is missing".into()))?;
         if json.get("quantization_config").is_some_and(|v| !v.is_null()) {
-            let hint = "use the original checkpoint and let `quantize: bnb.nf4` pack it while loading";
+            let hint =
+                "use the original checkpoint and let `quantize: bnb.nf4` pack it while loading";
             return Err(r.problem("the checkpoint is quantised already".into()).hint(hint).into());
         }
         let (hidden_size, heads) = (r.size("hidden_size")?, r.size("num_attention_heads")?);
@@ -144,13 +150,15 @@ impl HfConfig {
             Some(d) => d,
             None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
             None => {
-                let message = format!("`hidden_size` {hidden_size} is no multiple of {heads} heads");
+                let message =
+                    format!("`hidden_size` {hidden_size} is no multiple of {heads} heads");
                 return Err(r.problem(message).into());
             }
         };
         if !heads.is_multiple_of(kv_heads) {
-            let message =
-                format!("`num_attention_heads` {heads} is no multiple of `num_key_value_heads` {kv_heads}");
+            let message = format!(
+                "`num_attention_heads` {heads} is no multiple of `num_key_value_heads` {kv_heads}"
+            );
             return Err(r.problem(message).into());
         }
         if !head_dim.is_multiple_of(2) || head_dim > 1024 {
@@ -207,8 +215,13 @@ fn rope(top: &Reader<'_>, context: usize) -> Result<(f64, RopeScaling)> {
     let name = |key| r.opt(key, "a name", |v: &Value| v.as_str().map(str::to_owned));
     let kind = name("rope_type")?.or(name("type")?).unwrap_or_else(|| "default".into());
     let original = r.opt_size("original_max_position_embeddings")?;
-    if r.opt_number("partial_rotary_factor")?.or(top.opt_number("partial_rotary_factor")?).is_some_and(|f| f != 1.0) {
-        return Err(top.problem("`partial_rotary_factor` other than 1 is not supported".into()).into());
+    if r.opt_number("partial_rotary_factor")?
+        .or(top.opt_number("partial_rotary_factor")?)
+        .is_some_and(|f| f != 1.0)
+    {
+        return Err(top
+            .problem("`partial_rotary_factor` other than 1 is not supported".into())
+            .into());
     }
     let scaling = match kind.as_str() {
         "default" => RopeScaling::Default,
@@ -271,12 +284,16 @@ mod tests {
             j["rope_parameters"] = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5});
         });
         let config = config.unwrap();
-        assert_eq!((config.rope_theta, config.rope_scaling), (5e5, RopeScaling::Linear { factor: 2.0 }));
+        assert_eq!(
+            (config.rope_theta, config.rope_scaling),
+            (5e5, RopeScaling::Linear { factor: 2.0 })
+        );
     }
 
     #[test]
     fn old_spelling_of_the_type_is_read() {
-        let config = parse(|j| j["rope_scaling"] = json!({"type": "linear", "factor": 4.0})).unwrap();
+        let config =
+            parse(|j| j["rope_scaling"] = json!({"type": "linear", "factor": 4.0})).unwrap();
         assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 4.0 });
     }
 
@@ -287,7 +304,9 @@ mod tests {
 
     #[test]
     fn unknown_rope_types_are_named() {
-        assert!(error(|j| j["rope_scaling"] = json!({"rope_type": "longrope"})).contains("`longrope`"));
+        assert!(
+            error(|j| j["rope_scaling"] = json!({"rope_type": "longrope"})).contains("`longrope`")
+        );
     }
 
     #[test]

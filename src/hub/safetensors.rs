@@ -39,11 +39,16 @@ impl MappedTensor {
         let pair = |c: &[u8]| [c[0], c[1]];
         let bytes = self.bytes();
         match self.dtype {
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+                .collect(),
+            Dtype::BF16 => {
+                bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect()
             }
-            Dtype::BF16 => bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect(),
-            Dtype::F16 => bytes.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect(),
+            Dtype::F16 => {
+                bytes.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -61,14 +66,16 @@ impl Checkpoint {
     /// # Errors
     /// When neither is there, a shard is missing or lies outside the directory, or a file is damaged.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        let (single, index) =
+            (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
         let files = if index.is_file() {
             let names = shard_names(&index)?;
             names.iter().map(|name| shard_path(dir, &index, name)).collect::<Result<Vec<_>>>()?
         } else if single.exists() {
             vec![single]
         } else {
-            let problem = Problem::in_file(dir, "holds no model.safetensors and no index of shards");
+            let problem =
+                Problem::in_file(dir, "holds no model.safetensors and no index of shards");
             let pickled = dir.join("pytorch_model.bin").exists();
             return Err(problem
                 .hint(if pickled {
@@ -117,12 +124,15 @@ impl Checkpoint {
             .tensor(name)
             .ok_or_else(|| Problem::in_file(&self.root, format!("tensor `{name}` is missing")))?;
         if tensor.shape != shape {
-            let message =
-                format!("tensor `{name}` has shape {:?}; config.json asks for {shape:?}", tensor.shape);
+            let message = format!(
+                "tensor `{name}` has shape {:?}; config.json asks for {shape:?}",
+                tensor.shape
+            );
             return Err(Problem::in_file(&tensor.file, message).into());
         }
         if !matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-            let message = format!("tensor `{name}` is {:?}; f32, bf16 and f16 are read", tensor.dtype);
+            let message =
+                format!("tensor `{name}` is {:?}; f32, bf16 and f16 are read", tensor.dtype);
             return Err(Problem::in_file(&tensor.file, message).into());
         }
         Ok(tensor)
@@ -130,7 +140,8 @@ impl Checkpoint {
 }
 
 fn map_file(file: &Path) -> Result<Vec<(String, MappedTensor)>> {
-    let problem = |e: &dyn std::fmt::Display| Problem::in_file(file, format!("cannot be read: {e}"));
+    let problem =
+        |e: &dyn std::fmt::Display| Problem::in_file(file, format!("cannot be read: {e}"));
     let handle = File::open(file).map_err(|e| problem(&e))?;
     // SAFETY: the map is read-only. Another process that truncates the file meanwhile would end this one with a bus error, as for
     // every program that maps its weights; no write of ours can reach it.
@@ -153,13 +164,16 @@ fn map_file(file: &Path) -> Result<Vec<(String, MappedTensor)>> {
 
 fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     let problem = |message: String| Problem::in_file(index, message);
-    let text = std::fs::read_to_string(index).map_err(|e| problem(format!("cannot be read: {e}")))?;
+    let text =
+        std::fs::read_to_string(index).map_err(|e| problem(format!("cannot be read: {e}")))?;
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Problem::at(index, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| problem("`weight_map` is missing".into()))?;
     let name = |(tensor, v): (&String, &Value)| {
-        v.as_str().map(str::to_owned).ok_or_else(|| problem(format!("`{tensor}` names no file")).into())
+        v.as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| problem(format!("`{tensor}` names no file")).into())
     };
     map.iter().map(name).collect()
 }
@@ -175,7 +189,8 @@ fn shard_path(dir: &Path, index: &Path, name: &str) -> Result<PathBuf> {
         return Err(Problem::in_file(index, message).hint(hint).into());
     }
     let path = dir.join(name);
-    let missing = |e| Problem::in_file(&path, format!("is named by the index but cannot be read: {e}"));
+    let missing =
+        |e| Problem::in_file(&path, format!("is named by the index but cannot be read: {e}"));
     let real = path.canonicalize().map_err(missing)?;
     let home = dir.canonicalize().map_err(missing)?;
     let blobs = home.parent().filter(|p| p.ends_with("snapshots")).and_then(Path::parent);

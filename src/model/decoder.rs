@@ -129,7 +129,13 @@ impl Decoder {
     ///
     /// # Errors
     /// When shapes disagree or an id lies outside the vocabulary.
-    pub fn logits(&self, cx: &Cx, arena: &Arena, rope: &rope::Table, tokens: &Tokens) -> Result<Buf> {
+    pub fn logits(
+        &self,
+        cx: &Cx,
+        arena: &Arena,
+        rope: &rope::Table,
+        tokens: &Tokens,
+    ) -> Result<Buf> {
         let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout: None };
         let h = self.hidden(pass, arena)?;
         Ok(self.head.forward(cx, arena, &h, None)?.0)

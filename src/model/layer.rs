@@ -209,7 +209,13 @@ impl Layer {
     ///
     /// # Errors
     /// When the shapes disagree or the cache is full.
-    pub fn decode(&self, p: Pass<'_>, arena: &Arena, x: Buf, cache: &mut LayerCache) -> Result<Buf> {
+    pub fn decode(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x: Buf,
+        cache: &mut LayerCache,
+    ) -> Result<Buf> {
         let cx = p.cx;
         let (mut h, _) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
         cx.round(&mut h)?;

@@ -15,9 +15,7 @@ pub fn frequencies(spec: &DecoderSpec) -> (Vec<f32>, f32) {
     let plain: Vec<f32> = (0..d / 2).map(base).collect();
     match &spec.rope_scaling {
         RopeScaling::Default => (plain, 1.0),
-        RopeScaling::Linear { factor } => {
-            (plain.iter().map(|f| f / *factor as f32).collect(), 1.0)
-        }
+        RopeScaling::Linear { factor } => (plain.iter().map(|f| f / *factor as f32).collect(), 1.0),
         RopeScaling::Llama3 {
             factor,
             low_freq_factor,
@@ -73,10 +71,17 @@ fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
 }
 
 /// The dimensions between which yarn blends.
-fn yarn_range(spec: &DecoderSpec, original: f64, fast: f64, slow: f64, truncate: bool) -> (f64, f64) {
+fn yarn_range(
+    spec: &DecoderSpec,
+    original: f64,
+    fast: f64,
+    slow: f64,
+    truncate: bool,
+) -> (f64, f64) {
     let d = spec.head_size as f64;
-    let dimension =
-        |rotations: f64| d * (original / (rotations * 2.0 * PI)).ln() / (2.0 * spec.rope_theta.ln());
+    let dimension = |rotations: f64| {
+        d * (original / (rotations * 2.0 * PI)).ln() / (2.0 * spec.rope_theta.ln())
+    };
     let (mut low, mut high) = (dimension(fast), dimension(slow));
     if truncate {
         (low, high) = (low.floor(), high.ceil());

@@ -58,7 +58,8 @@ impl Sampler {
         });
         order.truncate(keep.map_or(order.len(), |k| k + 1));
         let kept: f32 = order.iter().map(|o| o.1).sum();
-        let mut rest = unit(philox4x32([self.drawn, 0, 0, 0], [seed_key(s.seed), 0x5A4D])[0]) * kept;
+        let mut rest =
+            unit(philox4x32([self.drawn, 0, 0, 0], [seed_key(s.seed), 0x5A4D])[0]) * kept;
         self.drawn += 1;
         for &(id, w) in &order {
             rest -= w;
@@ -71,9 +72,10 @@ impl Sampler {
 }
 
 fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &z)| {
-        if z > best.1 { (i, z) } else { best }
-    });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, &z)| if z > best.1 { (i, z) } else { best });
     best.0 as u32
 }
 

@@ -56,12 +56,18 @@ impl Heads {
             && k.cols() == self.kv_heads * self.size
             && k.shape() == v.shape()
             && self.heads.is_multiple_of(self.kv_heads);
-        let inside = spans.iter().all(|s| {
-            s.q.end <= q.rows() && s.k.end <= k.rows() && s.q.len() <= s.k.len()
-        });
-        let apart = spans.windows(2).all(|w| w[0].q.end <= w[1].q.start && w[0].k.end <= w[1].k.start);
+        let inside = spans
+            .iter()
+            .all(|s| s.q.end <= q.rows() && s.k.end <= k.rows() && s.q.len() <= s.k.len());
+        let apart =
+            spans.windows(2).all(|w| w[0].q.end <= w[1].q.start && w[0].k.end <= w[1].k.start);
         if !(fits && inside && apart) {
-            bail!("attention: q {:?}, k {:?}, {self:?}, {} spans", q.shape(), k.shape(), spans.len());
+            bail!(
+                "attention: q {:?}, k {:?}, {self:?}, {} spans",
+                q.shape(),
+                k.shape(),
+                spans.len()
+            );
         }
         Ok(())
     }
@@ -132,7 +138,9 @@ pub fn forward(
     let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
     let work: Vec<_> = spans
         .iter()
-        .flat_map(|s| blocks(s, heads).flat_map(move |b| (0..h).map(move |head| (s, b.clone(), head))))
+        .flat_map(|s| {
+            blocks(s, heads).flat_map(move |b| (0..h).map(move |head| (s, b.clone(), head)))
+        })
         .collect();
     work.into_par_iter().for_each(|(span, (rows, keys), head)| {
         SCRATCH.with_borrow_mut(|[s, t, ..]| {
@@ -200,7 +208,8 @@ pub fn backward(
     let (qw, kw, group) = (saved.q.cols(), saved.k.cols(), heads.heads / heads.kv_heads);
     let mut dq = cx.alloc(saved.q.shape())?;
     let (mut dk, mut dv) = (cx.zeros(saved.k.shape())?, cx.zeros(saved.v.shape())?);
-    let (dq_out, dk_out, dv_out) = (Shared::of(&mut dq)?, Shared::of(&mut dk)?, Shared::of(&mut dv)?);
+    let (dq_out, dk_out, dv_out) =
+        (Shared::of(&mut dq)?, Shared::of(&mut dk)?, Shared::of(&mut dv)?);
     let (q, k, v) = (saved.q.f32()?, saved.k.f32()?, saved.v.f32()?);
     let (o, lse, dout) = (saved.o.f32()?, saved.lse.f32()?, dout.f32()?);
     let work: Vec<_> =
@@ -210,7 +219,8 @@ pub fn backward(
             for (rows, keys) in blocks(span, heads) {
                 SCRATCH.with_borrow_mut(|[s, ds, t, tk]| {
                     let (n, m, offset) = (rows.len(), keys.len(), span.k.len() - span.q.len());
-                    let (q0, k0, kv) = (span.q.start + rows.start, span.k.start + keys.start, kv_head * d);
+                    let (q0, k0, kv) =
+                        (span.q.start + rows.start, span.k.start + keys.start, kv_head * d);
                     let (s, ds) = (sized(s, n * m), sized(ds, n * m));
                     let at = q0 * qw + head * d;
                     let qv = View::strided(&q[at..], n, d, qw);
@@ -248,7 +258,13 @@ pub fn backward(
                     for (out, factor, left, right) in
                         [(dk_out, scale, dsv, qv), (dv_out, 1.0, p, dov)]
                     {
-                        matmul_here(ViewMut::new(tk, m, d), Into::Overwrite, factor, left.t(), right);
+                        matmul_here(
+                            ViewMut::new(tk, m, d),
+                            Into::Overwrite,
+                            factor,
+                            left.t(),
+                            right,
+                        );
                         for (j, t) in tk.chunks(d).enumerate() {
                             // SAFETY: one task alone has this (key row, key/value head).
                             let sum = unsafe { out.slice((k0 + j) * kw + kv, d) };

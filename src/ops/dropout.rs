@@ -38,7 +38,12 @@ impl Mask<'_> {
 
     fn rows(&self, x: &Buf, out: &mut Buf, add: bool) -> Result<()> {
         if self.tokens.len() != x.rows() || x.shape() != out.shape() {
-            bail!("dropout: x {:?}, out {:?}, {} tokens", x.shape(), out.shape(), self.tokens.len());
+            bail!(
+                "dropout: x {:?}, out {:?}, {} tokens",
+                x.shape(),
+                out.shape(),
+                self.tokens.len()
+            );
         }
         let cols = x.cols().max(1);
         let rows = out.f32_mut()?.par_chunks_mut(cols).zip(x.f32()?.par_chunks(cols)).enumerate();

@@ -43,7 +43,10 @@ pub fn forward(cx: &Cx, x: &Buf, f: Factors<'_>, mask: Option<&Mask>, y: &mut Bu
 ///
 /// # Errors
 /// When a buffer is not f32.
-#[expect(clippy::too_many_arguments, reason = "the op's inputs, what it saved and its three results")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the op's inputs, what it saved and its three results"
+)]
 pub fn backward(
     cx: &Cx,
     x: &Buf,

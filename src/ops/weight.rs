@@ -114,7 +114,9 @@ impl Weight {
         match &self.data {
             Data::Dense(b, DType::F32) => out.copy_from_slice(&cast::<f32>(b)?[lo..hi]),
             Data::Dense(b, DType::BF16) => {
-                widen(&cast::<bf16>(b)?[lo..hi], out, |v| f32::from_bits(u32::from(v.to_bits()) << 16));
+                widen(&cast::<bf16>(b)?[lo..hi], out, |v| {
+                    f32::from_bits(u32::from(v.to_bits()) << 16)
+                });
             }
             Data::Dense(b, _) => widen(&cast::<f16>(b)?[lo..hi], out, f16::to_f32),
             Data::Nf4(q, compute) => {

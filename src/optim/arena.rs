@@ -91,7 +91,9 @@ impl Arena {
                 simd::vectorized(|| {
                     let mut lanes = [0.0f64; 8];
                     for g in g.chunks(8) {
-                        g.iter().zip(&mut lanes).for_each(|(g, l)| *l += f64::from(*g) * f64::from(*g));
+                        g.iter()
+                            .zip(&mut lanes)
+                            .for_each(|(g, l)| *l += f64::from(*g) * f64::from(*g));
                     }
                     lanes.iter().sum::<f64>()
                 })

@@ -9,10 +9,10 @@ pub fn dynamic_map(signed: bool) -> Vec<f32> {
     for i in 0..7i32 {
         let steps = if signed { 1usize << i } else { 1usize << (i + 1) };
         let bounds = linspace(0.1, 1.0, steps + 1);
-        let scale = 10f64.powi(i - 6);
+        let scale = 10f64.powi(i - 6) as f32;
         for pair in bounds.windows(2) {
             let mean = (pair[0] + pair[1]) / 2.0;
-            let value = (scale * f64::from(mean)) as f32;
+            let value = scale * mean;
             data.push(value);
             if signed {
                 data.push(-value);
@@ -24,11 +24,15 @@ pub fn dynamic_map(signed: bool) -> Vec<f32> {
     data
 }
 
-/// torch's `linspace` in f32: from both ends towards the middle.
+/// torch's `linspace` in f32: from both ends towards the middle, multiplied and added with one rounding.
 fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     let step = (end - start) / (n - 1) as f32;
     let at = |i: usize| {
-        if i < n / 2 { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 }
+        if i < n / 2 {
+            step.mul_add(i as f32, start)
+        } else {
+            step.mul_add(-((n - 1 - i) as f32), end)
+        }
     };
     (0..n).map(at).collect()
 }

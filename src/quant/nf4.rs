@@ -11,6 +11,7 @@
 //! Dettmers et al. 2023, arXiv:2305.14314 · bitsandbytes 0.50 `backends/default/ops.py`, `csrc/cpu_ops.cpp`
 
 use super::dynamic_map::{Nearest, dynamic_map};
+use super::mean::mean;
 use rayon::prelude::*;
 
 /// Elements of a block.
@@ -20,6 +21,7 @@ pub const NESTED_BLOCK: usize = 256;
 
 /// The 16 values that a code stands for.
 #[rustfmt::skip]
+#[expect(clippy::excessive_precision, reason = "the digits that bitsandbytes writes")]
 pub const CODEBOOK: [f32; 16] = [
     -1.0, -0.696_192_800_998_687_74, -0.525_073_051_452_636_72, -0.394_917_488_098_144_53,
     -0.284_441_381_692_886_35, -0.184_773_430_228_233_34, -0.091_050_036_251_544_952, 0.0,
@@ -73,10 +75,6 @@ pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
         for (byte, pair) in packed.iter_mut().zip(w.chunks(2)) {
             *byte = code(pair[0]) << 4 | code(pair.get(1).copied().unwrap_or(0.0));
         }
-        // bitsandbytes stores code 0 for an all-zero block.
-        if *absmax == 0.0 {
-            packed.fill(0);
-        }
     });
     if !nested {
         return Nf4 { packed, absmax: Absmax::Plain(absmax), len: w.len(), scales: None };
@@ -89,17 +87,13 @@ pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
         let top = block.iter().fold(0.0f32, |m, a| m.max((a - offset).abs()));
         let inverse = 1.0 / top.max(1e-38);
         absmax2.push(top);
-        codes.extend(block.iter().map(|a| nearest.index(((a - offset) * inverse).clamp(-1.0, 1.0))));
+        codes
+            .extend(block.iter().map(|a| nearest.index(((a - offset) * inverse).clamp(-1.0, 1.0))));
     }
     let scale = |(i, c): (usize, &u8)| map[usize::from(*c)] * absmax2[i / NESTED_BLOCK] + offset;
     let scales = Some(codes.iter().enumerate().map(scale).collect());
     let absmax = Absmax::Nested { codes, absmax2, offset };
     Nf4 { packed, absmax, len: w.len(), scales }
-}
-
-/// The mean of the scales. torch sums f32 pairwise over vector lanes; f64 rounded once is within an ulp of any such order.
-fn mean(x: &[f32]) -> f32 {
-    (x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len().max(1) as f64) as f32
 }
 
 impl Nf4 {

@@ -66,7 +66,9 @@ impl MetricsFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
-        let failed = |e: &dyn std::fmt::Display| Problem::in_file(&self.path, format!("cannot be written: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            Problem::in_file(&self.path, format!("cannot be written: {e}"))
+        };
         let line = serde_json::to_string(record).map_err(|e| failed(&e))? + "\n";
         self.file.write_all(line.as_bytes()).map_err(|e| failed(&e))?;
         Ok(())

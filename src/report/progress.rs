@@ -16,7 +16,8 @@ impl Progress {
     /// For a run of `total` steps that logs every `log_interval`.
     pub fn new(total: usize, log_interval: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+            let bar =
+                ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} | {msg} | eta {eta}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
@@ -40,7 +41,10 @@ impl Progress {
             }
             None if r.step.is_multiple_of(self.log_interval) => {
                 let left = (self.total - r.step) as f64 * r.elapsed_s / r.step as f64;
-                print_note(format_args!("step {}/{} | {numbers} | eta {left:.0}s", r.step, self.total));
+                print_note(format_args!(
+                    "step {}/{} | {numbers} | eta {left:.0}s",
+                    r.step, self.total
+                ));
             }
             None => {}
         }
@@ -48,7 +52,10 @@ impl Progress {
 
     /// Shows an evaluation.
     pub fn eval(&self, r: &EvalRecord) {
-        self.note(&format!("step {} | val loss {:.4} | perplexity {:.3}", r.step, r.val_loss, r.val_ppl));
+        self.note(&format!(
+            "step {} | val loss {:.4} | perplexity {:.3}",
+            r.step, r.val_loss, r.val_ppl
+        ));
     }
 
     /// Shows a line above the bar.

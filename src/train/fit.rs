@@ -102,7 +102,15 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
             metrics.write(&record)?;
             progress.step(&record);
             if step < total && step.is_multiple_of(e.interval) {
-                validate(run, &rope, e.max_iters, t.micro_batch_size, step, &mut metrics, &progress)?;
+                validate(
+                    run,
+                    &rope,
+                    e.max_iters,
+                    t.micro_batch_size,
+                    step,
+                    &mut metrics,
+                    &progress,
+                )?;
             }
             if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
                 save(config, run, &format!("step-{step:08}"))?;

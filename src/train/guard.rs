@@ -26,14 +26,26 @@ impl Watch {
     ///
     /// # Errors
     /// When the loss or the gradient is not finite, or a tensor stayed without gradient for too long.
-    pub fn check(&mut self, arena: &Arena, step: usize, lr: f64, loss: f64, norm: f64) -> Result<()> {
+    pub fn check(
+        &mut self,
+        arena: &Arena,
+        step: usize,
+        lr: f64,
+        loss: f64,
+        norm: f64,
+    ) -> Result<()> {
         if !loss.is_finite() {
-            bail!("the loss is {loss} at step {step}; lower optimizer.init_args.lr or set train.max_norm: 1.0");
+            bail!(
+                "the loss is {loss} at step {step}; lower optimizer.init_args.lr or set train.max_norm: 1.0"
+            );
         }
         if !norm.is_finite() {
-            let broken = arena.slices().iter().find(|s| arena.grad(s).iter().any(|g| !g.is_finite()));
+            let broken =
+                arena.slices().iter().find(|s| arena.grad(s).iter().any(|g| !g.is_finite()));
             let name = broken.map_or("an unknown module", |s| s.name.as_str());
-            bail!("the gradient of `{name}` is not finite at step {step}; lower optimizer.init_args.lr");
+            bail!(
+                "the gradient of `{name}` is not finite at step {step}; lower optimizer.init_args.lr"
+            );
         }
         if lr > 0.0 {
             self.first_rate.get_or_insert(step);
@@ -42,9 +54,11 @@ impl Watch {
             return Ok(());
         }
         let slices = arena.slices();
-        self.alive.par_iter_mut().zip(slices).filter(|(alive, _)| !**alive).for_each(|(alive, s)| {
-            *alive = arena.grad(s).iter().any(|g| *g != 0.0);
-        });
+        self.alive.par_iter_mut().zip(slices).filter(|(alive, _)| !**alive).for_each(
+            |(alive, s)| {
+                *alive = arena.grad(s).iter().any(|g| *g != 0.0);
+            },
+        );
         let late = self.first_rate.is_some_and(|first| step >= first + GRACE);
         if let (true, Some(dead)) = (late, self.alive.iter().position(|a| !a)) {
             bail!(

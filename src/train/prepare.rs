@@ -58,7 +58,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     let mut notes = Vec::new();
     let dir = &config.checkpoint_dir;
     if !dir.is_dir() {
-        let problem = config.problem("checkpoint_dir", format!("`{}` is no directory", dir.display()));
+        let problem =
+            config.problem("checkpoint_dir", format!("`{}` is no directory", dir.display()));
         return Err(UserError::from(problem.hint("give a Hugging Face model directory with config.json, *.safetensors and tokenizer.json")).into());
     }
     let hf = HfConfig::load(dir)?;
@@ -76,7 +77,10 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
             spec.vocab
         );
         let hint = "the tokenizer belongs to another model, or the embedding was not resized for added tokens";
-        return Err(UserError::from(Problem::in_file(dir.join("tokenizer.json"), message).hint(hint)).into());
+        return Err(UserError::from(
+            Problem::in_file(dir.join("tokenizer.json"), message).hint(hint),
+        )
+        .into());
     }
 
     let adapter = match &config.adapter_path {
@@ -97,9 +101,10 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     };
 
     let style = match &config.data.prompt_style {
-        Some(name) => Some(Style::named(name).map_err(|e| {
-            UserError::from(config.problem("data.init_args.prompt_style", e))
-        })?),
+        Some(name) => Some(
+            Style::named(name)
+                .map_err(|e| UserError::from(config.problem("data.init_args.prompt_style", e)))?,
+        ),
         None => None,
     };
     let options = Options {
@@ -127,8 +132,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     if config.optimizer.kind == crate::config::OptimizerKind::PagedAdamW {
         notes.push("PagedAdamW: on the CPU the optimizer's state is ordinary memory".into());
     }
-    let schedule =
-        Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
+    let schedule = Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
 
     let storage = storage(config.precision, config.quantize);
     let cx = Cx::cpu(storage.compute, threads)?;
@@ -158,18 +162,31 @@ fn adapter_paths(
     let mut differs = |key: &str, ours: f64, theirs: f64| {
         if written(key) && ours != theirs {
             let message = format!("is {ours}, but the adapter at `adapter_path` has {theirs}");
-            problems.push(config.problem(key, message).hint("remove the key: the adapter's value is used"));
+            problems.push(
+                config.problem(key, message).hint("remove the key: the adapter's value is used"),
+            );
         }
     };
     differs("lora_r", config.lora.r as f64, file.lora.r as f64);
     differs("lora_alpha", config.lora.alpha, file.lora.alpha);
     differs("lora_dropout", config.lora.dropout, file.lora.dropout);
-    let of_targets = |k: &str| k == "lora_target_modules" || ["query", "key", "value", "projection", "mlp", "head"].iter().any(|f| k == format!("lora_{f}"));
+    let of_targets = |k: &str| {
+        k == "lora_target_modules"
+            || ["query", "key", "value", "projection", "mlp", "head"]
+                .iter()
+                .any(|f| k == format!("lora_{f}"))
+    };
     if let Some((key, _)) = config.written.iter().find(|(k, _)| of_targets(k)) {
-        problems.push(config.problem(key, "cannot be set together with `adapter_path`: the adapter says which modules it adapts"));
+        problems.push(config.problem(
+            key,
+            "cannot be set together with `adapter_path`: the adapter says which modules it adapts",
+        ));
     }
     if let Some(foreign) = file.tensors.keys().find(|k| !modules.contains(k)) {
-        problems.push(config.problem("adapter_path", format!("the adapter adapts `{foreign}`, which this model does not have")));
+        problems.push(config.problem(
+            "adapter_path",
+            format!("the adapter adapts `{foreign}`, which this model does not have"),
+        ));
     }
     UserError::check(problems)?;
     Ok(modules.iter().filter(|m| file.tensors.contains_key(*m)).cloned().collect())

@@ -1,0 +1,118 @@
+//! The house holds: imports point down only, and no file grows beyond one idea.
+
+use std::path::{Path, PathBuf};
+
+/// What each folder may use besides itself.
+const MAY_USE: &[(&str, &[&str])] = &[
+    (
+        "cli",
+        &[
+            "train",
+            "checkpoint",
+            "optim",
+            "model",
+            "adapters",
+            "ops",
+            "quant",
+            "hub",
+            "data",
+            "config",
+            "report",
+            "error",
+        ],
+    ),
+    (
+        "train",
+        &[
+            "checkpoint",
+            "optim",
+            "model",
+            "adapters",
+            "ops",
+            "quant",
+            "hub",
+            "data",
+            "config",
+            "report",
+            "error",
+        ],
+    ),
+    ("checkpoint", &["optim", "adapters", "hub", "error"]),
+    ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),
+    ("optim", &["ops", "error"]),
+    ("adapters", &["ops", "error"]),
+    ("ops", &["quant", "error"]),
+    ("quant", &["error"]),
+    ("hub", &["error"]),
+    ("data", &["config", "error"]),
+    ("config", &["error"]),
+    ("report", &["error"]),
+];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn src() -> (PathBuf, Vec<PathBuf>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    (root, files)
+}
+
+#[test]
+fn imports_point_down_only() {
+    let (root, files) = src();
+    let mut wrong = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap();
+        let folder =
+            relative.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let Some((_, allowed)) = MAY_USE.iter().find(|(f, _)| *f == folder) else { continue };
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for (i, line) in code.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"))
+        {
+            for used in line.split("crate::").skip(1) {
+                let name: String =
+                    used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if name != folder && !allowed.contains(&name.as_str()) {
+                    wrong.push(format!(
+                        "src/{}:{}: {folder} uses {name}",
+                        relative.display(),
+                        i + 1
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_folder_has_its_rule() {
+    let (root, files) = src();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap().to_path_buf();
+        if relative.components().count() > 1 {
+            let folder =
+                relative.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+            assert!(MAY_USE.iter().any(|(f, _)| *f == folder), "{folder} has no rule");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    for file in src().1 {
+        let lines = std::fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", file.display());
+    }
+}

@@ -1,0 +1,421 @@
+//! The real binary: a whole run, and how it meets bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn vft(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vft")).args(args).current_dir(ROOT).output().unwrap()
+}
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_string_lossy().into_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        std::fs::write(self.path(name), text).unwrap();
+        self.text(name)
+    }
+
+    /// A copy of the bundled model, to be damaged.
+    fn model(&self) -> PathBuf {
+        let to = self.path("model");
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(Path::new(ROOT).join("configs/smoke/model")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        to
+    }
+
+    /// The smoke run into this home, with more arguments.
+    fn smoke(&self, more: &[&str]) -> Output {
+        let out = self.text("out");
+        let mut args = vec!["finetune", "--config", "configs/smoke.yml", "--out_dir", &out];
+        args.extend(more);
+        vft(&args)
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Exit code 2 and every given part in the error text.
+fn assert_refused(output: &Output, parts: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+fn losses(home: &Home) -> Vec<f64> {
+    let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    lines.filter_map(|v| v["loss"].as_f64()).collect()
+}
+
+#[test]
+fn the_smoke_run_learns_and_answers_held_out_rows() {
+    let home = Home::new();
+    let output = home.smoke(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let losses = losses(&home);
+    assert!(losses[losses.len() - 1] < losses[0] / 2.0, "{losses:?}");
+    let held =
+        std::fs::read_to_string(Path::new(ROOT).join("configs/smoke/heldout.jsonl")).unwrap();
+    for line in held.lines().take(5) {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let prompt =
+            format!("{}\n{}", row["instruction"].as_str().unwrap(), row["input"].as_str().unwrap());
+        let adapter = home.text("out/final");
+        let answer = vft(&[
+            "generate",
+            "--base",
+            "configs/smoke/model",
+            "--adapter",
+            &adapter,
+            "--precision",
+            "32-true",
+            "--prompt",
+            &prompt,
+        ]);
+        assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), row["output"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn one_seed_gives_one_adapter_for_any_number_of_threads() {
+    let adapter = |threads: &str| {
+        let home = Home::new();
+        let run = home.smoke(&[
+            "--train.max_steps",
+            "6",
+            "--lora_dropout",
+            "0.1",
+            "--quantize",
+            "bnb.nf4-dq",
+            "--threads",
+            threads,
+        ]);
+        assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+        std::fs::read(home.path("out/final/adapter_model.safetensors")).unwrap()
+    };
+    let one = adapter("1");
+    for threads in ["2", "3"] {
+        assert!(adapter(threads) == one, "{threads} threads gave another adapter");
+    }
+}
+
+#[test]
+fn metrics_have_one_line_a_step_with_every_key() {
+    let home = Home::new();
+    home.smoke(&[
+        "--train.max_steps",
+        "3",
+        "--train.log_interval",
+        "2",
+        "--eval.initial_validation",
+        "false",
+    ]);
+    let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let keys: Vec<_> = lines[0].as_object().unwrap().keys().cloned().collect();
+    let want = [
+        "step",
+        "epoch",
+        "lr",
+        "loss",
+        "grad_norm",
+        "tokens",
+        "target_tokens",
+        "tokens_per_s",
+        "elapsed_s",
+        "peak_mem_bytes",
+    ];
+    assert_eq!(keys, want);
+    assert_eq!(lines.iter().filter(|l| l.get("loss").is_some()).count(), 3);
+}
+
+#[test]
+fn the_saved_config_reads_back_as_itself() {
+    let home = Home::new();
+    home.smoke(&["--train.max_steps", "1"]);
+    let saved = home.text("out/final/vft.yaml");
+    let again = vft(&["finetune", "--config", &saved, "--print_config"]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), std::fs::read_to_string(saved).unwrap());
+}
+
+#[test]
+fn an_adapter_can_be_trained_further() {
+    let home = Home::new();
+    home.smoke(&["--train.max_steps", "20"]);
+    let first = losses(&home);
+    let second = Home::new();
+    let adapter = home.text("out/final");
+    let config = std::fs::read_to_string(Path::new(ROOT).join("configs/smoke.yml")).unwrap();
+    let kept: String =
+        config.lines().filter(|l| !l.starts_with("lora_")).map(|l| format!("{l}\n")).collect();
+    let file = second.write("run.yml", &kept.replace("smoke/", &format!("{ROOT}/configs/smoke/")));
+    let output = vft(&[
+        "finetune",
+        "--config",
+        &file,
+        "--adapter_path",
+        &adapter,
+        "--out_dir",
+        &second.text("out"),
+        "--train.max_steps",
+        "2",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(losses(&second)[0] < first[0] / 5.0, "{:?} after {first:?}", losses(&second));
+}
+
+#[test]
+fn pre_tokenised_rows_are_taken_verbatim() {
+    let home = Home::new();
+    let row = r#"{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8]}"#;
+    let data = home.write("data.jsonl", &format!("{row}\n{row}\n"));
+    home.smoke(&["--data.path", &data, "--data.val_split_fraction", "0", "--train.max_steps", "1"]);
+    let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((first["tokens"].as_u64(), first["target_tokens"].as_u64()), (Some(8), Some(4)));
+}
+
+// Config
+
+#[test]
+fn an_unknown_key_is_placed_with_a_hint() {
+    let home = Home::new();
+    let file = home.write("x.yml", "checkpoint_dir: a\nlora_rank: 8\n");
+    assert_refused(
+        &vft(&["finetune", "--config", &file]),
+        &["x.yml:2:1: unknown key `lora_rank`", "did you mean `lora_r`?"],
+    );
+}
+
+#[test]
+fn all_problems_of_a_config_are_told_at_once() {
+    let home = Home::new();
+    let file = home
+        .write("x.yml", "lora_r: 5.0\ntrain:\n  epochz: 1\n  learning_rate: 1\nprecision: fp8\n");
+    let parts = [
+        "x.yml:1:1: `lora_r`: `5.0` is no whole number; write `5`",
+        "x.yml:3:3",
+        "optimizer.init_args.lr",
+        "`fp8`",
+        "`checkpoint_dir` is missing",
+    ];
+    assert_refused(&vft(&["finetune", "--config", &file]), &parts);
+}
+
+#[test]
+fn a_missing_config_is_named() {
+    assert_refused(
+        &vft(&["finetune", "--config", "no/such.yml"]),
+        &["no/such.yml", "cannot be read"],
+    );
+}
+
+#[test]
+fn an_empty_config_is_refused() {
+    let home = Home::new();
+    assert_refused(
+        &vft(&["finetune", "--config", &home.write("x.yml", "")]),
+        &["x.yml", "is empty"],
+    );
+}
+
+#[test]
+fn an_unknown_flag_has_a_hint() {
+    assert_refused(
+        &Home::new().smoke(&["--train.max_step", "3"]),
+        &["did you mean `train.max_steps`?"],
+    );
+}
+
+// Model
+
+#[test]
+fn a_missing_model_names_the_key_and_place() {
+    let output = Home::new().smoke(&["--checkpoint_dir", "no/model"]);
+    assert_refused(&output, &["`checkpoint_dir`", "no/model"]);
+}
+
+#[test]
+fn truncated_weights_are_refused() {
+    let home = Home::new();
+    let file = home.model().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 100]).unwrap();
+    assert_refused(
+        &home.smoke(&["--checkpoint_dir", &home.text("model")]),
+        &["model.safetensors", "no intact safetensors file"],
+    );
+}
+
+#[test]
+fn a_lying_header_is_refused() {
+    let home = Home::new();
+    let file = home.model().join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    assert_refused(
+        &home.smoke(&["--checkpoint_dir", &home.text("model")]),
+        &["model.safetensors", "no intact safetensors file"],
+    );
+}
+
+fn edit(home: &Home, file: &str, from: &str, to: &str) {
+    let path = home.model().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} does not hold {from}");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn a_lying_shape_is_refused() {
+    let home = Home::new();
+    edit(&home, "config.json", "\"intermediate_size\": 192", "\"intermediate_size\": 256");
+    assert_refused(
+        &home.smoke(&["--checkpoint_dir", &home.text("model")]),
+        &["mlp.gate_proj.weight", "[192, 64]", "[256, 64]"],
+    );
+}
+
+#[test]
+fn an_unknown_architecture_lists_what_works() {
+    let home = Home::new();
+    edit(&home, "config.json", "LlamaForCausalLM", "WizardForCausalLM");
+    let parts = ["`WizardForCausalLM` is not supported", "Qwen2ForCausalLM"];
+    assert_refused(&home.smoke(&["--checkpoint_dir", &home.text("model")]), &parts);
+}
+
+#[test]
+fn a_shard_outside_the_directory_is_refused() {
+    let home = Home::new();
+    let model = home.model();
+    std::fs::rename(model.join("model.safetensors"), home.path("evil.safetensors")).unwrap();
+    let index = r#"{"weight_map": {"model.norm.weight": "../evil.safetensors"}}"#;
+    std::fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+    assert_refused(
+        &home.smoke(&["--checkpoint_dir", &home.text("model")]),
+        &["`../evil.safetensors` is no plain file name"],
+    );
+}
+
+#[test]
+fn a_tokenizer_bigger_than_the_embedding_is_refused() {
+    let home = Home::new();
+    edit(&home, "tokenizer.json", "\"id\": 4,", "\"id\": 9000,");
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["tokenizer.json"]);
+}
+
+// Data
+
+fn with_data(text: &str, more: &[&str]) -> Output {
+    let home = Home::new();
+    let data = home.write("data.jsonl", text);
+    let mut args = vec!["--data.path", data.as_str()];
+    args.extend(more);
+    home.smoke(&args)
+}
+
+#[test]
+fn a_broken_row_is_placed() {
+    let text = "{\"instruction\": \"a\", \"output\": \"b\"}\n{\"instruction\": \n";
+    assert_refused(&with_data(text, &[]), &["data.jsonl:2", "no valid JSON"]);
+}
+
+#[test]
+fn a_row_of_the_wrong_type_is_placed() {
+    let text =
+        "{\"instruction\": \"a\", \"output\": \"b\"}\n{\"instruction\": \"a\", \"output\": 7}\n";
+    assert_refused(&with_data(text, &[]), &["data.jsonl:2", "`output` is a number, not text"]);
+}
+
+#[test]
+fn data_without_a_trainable_token_is_refused() {
+    let text = "{\"input_ids\": [5, 6], \"labels\": [-100, -100]}\n";
+    assert_refused(&with_data(text, &[]), &["no row has a token to train on"]);
+}
+
+#[test]
+fn a_row_longer_than_the_context_is_placed() {
+    let text = format!("{{\"instruction\": \"{}\", \"output\": \"b\"}}\n", "ab ".repeat(400));
+    assert_refused(
+        &with_data(&text, &[]),
+        &["data.jsonl:1", "at most 256", "train.max_seq_length: 256"],
+    );
+}
+
+#[test]
+fn an_id_outside_the_vocabulary_is_placed() {
+    let text = "{\"input_ids\": [5, 600000], \"labels\": [5, 6]}\n";
+    assert_refused(&with_data(text, &[]), &["data.jsonl:1", "600000"]);
+}
+
+// out_dir and signals
+
+#[test]
+fn a_directory_with_a_run_is_left_alone() {
+    let home = Home::new();
+    home.smoke(&["--train.max_steps", "1"]);
+    let before = std::fs::read(home.path("out/metrics.jsonl")).unwrap();
+    assert_refused(&home.smoke(&[]), &["holds a run already"]);
+    assert_eq!(std::fs::read(home.path("out/metrics.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn an_out_dir_that_is_a_file_is_refused() {
+    let home = Home::new();
+    home.write("out", "a file");
+    assert_refused(&home.smoke(&[]), &["cannot be written"]);
+}
+
+#[test]
+fn an_interrupt_saves_the_adapter_and_ends_cleanly() {
+    let home = Home::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args([
+            "finetune",
+            "--config",
+            "configs/smoke.yml",
+            "--train.epochs",
+            "100000",
+            "--out_dir",
+            &home.text("out"),
+        ])
+        .current_dir(ROOT)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = home.path("out/metrics.jsonl");
+    while !std::fs::read_to_string(&metrics).is_ok_and(|t| t.contains("\"step\":5,")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let saved = std::fs::read_dir(home.path("out")).unwrap();
+    let saved: Vec<_> = saved.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(saved.iter().filter(|n| n.starts_with("step-")).count(), 1, "{saved:?}");
+}
