@@ -1,5 +1,7 @@
 //! The real binary: a whole run, and how it meets bad input.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -325,9 +327,9 @@ fn a_shard_outside_the_directory_is_refused() {
 #[test]
 fn a_tokenizer_bigger_than_the_embedding_is_refused() {
     let home = Home::new();
-    edit(&home, "tokenizer.json", "\"id\": 4,", "\"id\": 9000,");
+    edit(&home, "tokenizer.json", "\"vocab\": {", "\"vocab\": {\"zzzz\": 9000,");
     let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
-    assert_refused(&output, &["tokenizer.json"]);
+    assert_refused(&output, &["tokenizer.json: has 9001 tokens"]);
 }
 
 // Data

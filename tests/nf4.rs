@@ -1,5 +1,7 @@
 //! NF4 against bitsandbytes, byte for byte. Fixtures: `scripts/fixtures/nf4.py`.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 use std::path::Path;
 use vft::hub::safetensors::Checkpoint;
 use vft::quant::dynamic_map::dynamic_map;

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::out_dir;
 use crate::config::{RunConfig, keys};
+use crate::error::{Problem, UserError};
 use crate::report;
 use crate::train::fit::{Ending, fit};
 use crate::train::prepare::{Run, prepare};
@@ -35,7 +36,7 @@ pub(super) fn after_help() -> String {
 }
 
 pub(super) fn run(args: &Args) -> Result<i32> {
-    let (config_file, overrides, print) = split(args);
+    let Split { config: config_file, overrides, print, threads } = split(args)?;
     let config = RunConfig::load(config_file.as_deref(), &overrides)?;
     if print {
         report::print_out(&config.to_yaml());
@@ -51,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     .context("cannot listen to signals")?;
 
     out_dir::claim(&config.out_dir)?;
-    let mut run = prepare(&config, args.threads)?;
+    let mut run = prepare(&config, threads)?;
     for line in summary(&config, &run) {
         report::print_note(line);
     }
@@ -76,19 +77,44 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
 }
 
-/// `--config` and `--print_config` may also stand after the first override.
-fn split(args: &Args) -> (Option<PathBuf>, Vec<String>, bool) {
-    let (mut file, mut print, mut rest) = (args.config.clone(), args.print_config, Vec::new());
-    let mut overrides = args.overrides.iter();
-    while let Some(argument) = overrides.next() {
-        match (argument.as_str(), argument.strip_prefix("--config=")) {
-            (_, Some(path)) => file = Some(path.into()),
-            ("--config", _) => file = overrides.next().map(Into::into),
-            ("--print_config" | "--print-config", _) => print = true,
-            _ => rest.push(argument.clone()),
+/// The command's own flags, wherever they stand among the keys.
+struct Split {
+    config: Option<PathBuf>,
+    overrides: Vec<String>,
+    print: bool,
+    threads: usize,
+}
+
+/// clap gives everything after the first key as it is: the command's own flags may stand there too.
+fn split(args: &Args) -> Result<Split, UserError> {
+    let mut split = Split {
+        config: args.config.clone(),
+        overrides: Vec::new(),
+        print: args.print_config,
+        threads: args.threads,
+    };
+    let mut rest = args.overrides.iter();
+    while let Some(argument) = rest.next() {
+        let (flag, inline) = match argument.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let mut value = || {
+            let missing = || Problem::new(format!("`{flag}` needs a value"));
+            inline.clone().or_else(|| rest.next().cloned()).ok_or_else(missing)
+        };
+        match flag {
+            "--config" => split.config = Some(value()?.into()),
+            "--threads" => {
+                let text = value()?;
+                let broken = |_| Problem::new(format!("`--threads`: `{text}` is no number"));
+                split.threads = text.parse().map_err(broken)?;
+            }
+            "--print_config" | "--print-config" => split.print = true,
+            _ => split.overrides.push(argument.clone()),
         }
     }
-    (file, rest, print)
+    Ok(split)
 }
 
 fn summary(config: &RunConfig, run: &Run) -> Vec<String> {

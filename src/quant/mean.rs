@@ -59,9 +59,9 @@ fn cascade<const L: usize>(x: &[f32], groups: usize) -> [Lane<L>; ROWS] {
             continue;
         }
         for j in 1..LEVELS {
-            for k in 0..ROWS {
-                let below = std::mem::replace(&mut levels[j - 1][k], [0.0; L]);
-                add(&mut levels[j][k], &below);
+            let below = std::mem::replace(&mut levels[j - 1], [[0.0; L]; ROWS]);
+            for (row, below) in levels[j].iter_mut().zip(&below) {
+                add(row, below);
             }
             if done & ((step - 1) << (j * power)) != 0 {
                 break;
