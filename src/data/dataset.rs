@@ -22,6 +22,8 @@ pub struct Options {
     pub mask_prompt: bool,
     /// Share of rows for validation; `None`: 0.05 of a file, the val file of a directory.
     pub val_split_fraction: Option<f64>,
+    /// Whether rows are trained in the order of the split (and shuffled) rather than of the file.
+    pub shuffle: bool,
     /// Seed of the split.
     pub seed: u64,
     /// Longer rows are cut to this many tokens.
@@ -51,7 +53,7 @@ pub struct Census {
 
 /// Training and validation examples.
 pub struct DataSet {
-    /// Training examples, in the order of the split.
+    /// Training examples, in the order of the split, or of the file if nothing is shuffled.
     pub train: Vec<Example>,
     /// Validation examples; may be empty.
     pub val: Vec<Example>,
@@ -86,7 +88,10 @@ impl DataSet {
             (None, fraction) => {
                 let all = run(&source.path, &source.rows)?;
                 let fraction = if path.is_dir() { 0.0 } else { fraction.unwrap_or(0.05) };
-                let (train, val) = random_split(all.len(), fraction, options.seed);
+                let (mut train, val) = random_split(all.len(), fraction, options.seed);
+                if !options.shuffle {
+                    train.sort_unstable();
+                }
                 let pick = |order: Vec<usize>| order.into_iter().map(|i| all[i].clone()).collect();
                 (pick(train), pick(val))
             }

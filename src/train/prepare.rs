@@ -111,6 +111,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         style,
         mask_prompt: config.data.mask_prompt,
         val_split_fraction: config.data.val_split_fraction,
+        shuffle: t.shuffle,
         seed: config.data.seed,
         max_seq_length: t.max_seq_length,
         context: spec.context,
