@@ -1,7 +1,7 @@
 //! YAML and command line to a checked [`RunConfig`].
 //!
-//! text → [`yaml`] tree with places → [`reader`] walks it by the table of [`keys`] → [`RunConfig`]. Every problem of a file is
-//! reported at once. Keys and their meaning are LitGPT's; scalars follow its rules ([`scalar`]).
+//! text → `yaml` tree with places → `reader` walks it by the table of [`keys`] → [`RunConfig`]. Every problem of a file is
+//! reported at once. Keys and their meaning are LitGPT's; scalars follow its rules (`scalar`).
 
 pub mod keys;
 mod overrides;

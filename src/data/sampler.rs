@@ -1,6 +1,6 @@
 //! The order of rows: torch's, so that a run sees its data as LitGPT's would.
 //!
-//! torch's CPU generator is MT19937. `randperm(n)` swaps r[i] with r[i + z mod (n − i)]; a shuffling DataLoader draws an int64
+//! torch's CPU generator is MT19937. `randperm(n)` swaps `r[i]` with `r[i + z mod (n − i)]`; a shuffling DataLoader draws an int64
 //! (two words) for its workers' seed at the start of each epoch, then the order, and at the end an order that nobody uses.
 //! torch 2.x `aten/src/ATen/native/TensorFactories.cpp`, `utils/data/{sampler,dataloader}.py`
 

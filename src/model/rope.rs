@@ -1,6 +1,6 @@
 //! Rotary frequencies from a spec, in f32 as transformers computes them.
 //!
-//! inv_freq[i] = 1 / θ^(2i/D), then stretched: `linear` divides by the factor; `llama3` divides only long wavelengths, with a
+//! `inv_freq[i] = 1 / θ^(2i/D)`, then stretched: `linear` divides by the factor; `llama3` divides only long wavelengths, with a
 //! smooth middle; `yarn` blends by the number of rotations within the original context and scales cos and sin.
 //! transformers v5.23 `modeling_rope_utils.py` · YaRN: Peng et al. 2023, arXiv:2309.00071
 

@@ -1,4 +1,4 @@
-//! Embedding look-up: y[t] = E[ids[t]].
+//! Embedding look-up: `y[t] = E[ids[t]]`.
 //!
 //! ids: (N), E: (V, C) frozen, y: (N, C) f32.
 

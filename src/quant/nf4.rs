@@ -2,10 +2,10 @@
 //!
 //! The matrix is flattened row-major; block b of 64 consecutive elements has absmax_b = max|w|. v = clamp(w·(1/absmax), −1, 1); its
 //! code is the number of thresholds (midpoints of the codebook) strictly below v. Two codes a byte, the even element in the high
-//! nibble. ŵ = codebook[code]·absmax_b.
+//! nibble. ŵ = `codebook[code]`·absmax_b.
 //!
 //! Nested ("double quantisation"): offset μ = mean(absmax); blocks of 256 values absmax − μ are scaled by their own absmax₂ and
-//! stored as the nearest entry of the signed dynamic map; absmax ≈ map[u]·absmax₂ + μ. bitsandbytes' backends choose among near
+//! stored as the nearest entry of the signed dynamic map; absmax ≈ `map[u]`·absmax₂ + μ. bitsandbytes' backends choose among near
 //! equals differently; this is the exact nearest entry, a tie to the lower one.
 //!
 //! Dettmers et al. 2023, arXiv:2305.14314 · bitsandbytes 0.50 `backends/default/ops.py`, `csrc/cpu_ops.cpp`
