@@ -1,0 +1,333 @@
+//! Every op against its composition of candle tensor ops under candle's autograd, and against finite differences.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+use vft::ops::attention::{self, Heads, Saved, Span};
+use vft::ops::dropout::Mask;
+use vft::ops::lora::{self, Factors};
+use vft::ops::rope::{self, Turn};
+use vft::ops::{Buf, Cx, Weight, cross_entropy, linear, rms_norm, swiglu};
+
+/// Relative L2 error against candle, f32.
+const EXACT: f64 = 1e-5;
+/// Relative error of a central difference in f32 with a step of 1e-2.
+const DIFFERENCE: f64 = 1e-2;
+
+fn cx() -> Cx {
+    Cx::cpu(DType::F32, 2).unwrap()
+}
+
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = u64::from(seed) * 2_654_435_761 + 1;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn buf(cx: &Cx, shape: &[usize], seed: u32) -> Buf {
+    cx.from_slice(&noise(shape.iter().product(), seed), shape).unwrap()
+}
+
+fn var(b: &Buf) -> Var {
+    Var::from_tensor(&b.to_tensor().unwrap()).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn error(ours: &[f32], theirs: &[f32]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let square = |x: f32| f64::from(x).powi(2);
+    let far: f64 = ours.iter().zip(theirs).map(|(a, b)| square(a - b)).sum();
+    (far / theirs.iter().map(|b| square(*b)).sum::<f64>()).sqrt()
+}
+
+fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
+    let e = error(ours, theirs);
+    assert!(e < EXACT, "{what}: {e:e}");
+}
+
+/// The gradients of Σ y·dy for each variable.
+fn gradients(y: &Tensor, dy: &Buf, vars: &[&Var]) -> Vec<Vec<f32>> {
+    let grads = (y * dy.to_tensor().unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+    vars.iter().map(|v| values(grads.get(v).unwrap())).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// Compares ⟨dx, direction⟩ with the central difference of Σ y(x)·dy.
+fn assert_difference(x: &[f32], dx: &[f32], dy: &[f32], y: impl Fn(&[f32]) -> Vec<f32>) {
+    let (h, direction) = (1e-2f32, noise(x.len(), 77));
+    let at = |sign: f32| {
+        let moved: Vec<f32> = x.iter().zip(&direction).map(|(x, d)| x + sign * h * d).collect();
+        dot(&y(&moved), dy)
+    };
+    let difference = (at(1.0) - at(-1.0)) / (2.0 * f64::from(h));
+    let gradient = dot(dx, &direction);
+    let e = ((gradient - difference) / difference).abs();
+    assert!(e < DIFFERENCE, "gradient {gradient}, difference {difference}");
+}
+
+const N: usize = 5;
+const C: usize = 123;
+
+fn rms_reference(x: &Tensor, g: &Tensor) -> Result<Tensor> {
+    let r = ((x.sqr()?.mean_keepdim(D::Minus1)? + 1e-5)?.sqrt()?).recip()?;
+    x.broadcast_mul(&r)?.broadcast_mul(g)
+}
+
+#[test]
+fn rms_norm_is_candles() {
+    let cx = cx();
+    let (x, g, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[1, C], 2), buf(&cx, &[N, C], 3));
+    let (y, r) = rms_norm::forward(&cx, &x, g.f32().unwrap(), 1e-5).unwrap();
+    let xv = var(&x);
+    let theirs = rms_reference(&xv, &g.to_tensor().unwrap()).unwrap();
+    assert_close("y", y.f32().unwrap(), &values(&theirs));
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    rms_norm::backward(&dy, &x, g.f32().unwrap(), &r, &mut dx).unwrap();
+    assert_close("dx", dx.f32().unwrap(), &gradients(&theirs, &dy, &[&xv])[0]);
+}
+
+#[test]
+fn rms_norm_gradient_is_the_difference() {
+    let cx = cx();
+    let (x, g, dy) = (buf(&cx, &[N, C], 1), noise(C, 2), buf(&cx, &[N, C], 3));
+    let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap();
+    assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| {
+        let x = cx.from_slice(x, &[N, C]).unwrap();
+        rms_norm::forward(&cx, &x, &g, 1e-5).unwrap().0.f32().unwrap().to_vec()
+    });
+}
+
+#[test]
+fn rms_norm_backward_adds() {
+    let cx = cx();
+    let (x, g, dy) = (buf(&cx, &[N, C], 1), noise(C, 2), buf(&cx, &[N, C], 3));
+    let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
+    let run = |start: f32| {
+        let mut dx = cx.from_slice(&vec![start; N * C], &[N, C]).unwrap();
+        rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap();
+        dx.f32().unwrap().iter().map(|d| d - start).collect::<Vec<_>>()
+    };
+    assert_close("dx", &run(1.0), &run(0.0));
+}
+
+#[test]
+fn swiglu_is_candles() {
+    let cx = cx();
+    let (mut a, mut b, dh) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, C], 2), buf(&cx, &[N, C], 3));
+    let (av, bv) = (var(&a), var(&b));
+    let theirs = (candle_nn::ops::silu(&av).unwrap() * bv.as_tensor()).unwrap();
+    let h = swiglu::forward(&cx, &a, &b).unwrap();
+    assert_close("h", h.f32().unwrap(), &values(&theirs));
+    swiglu::backward(&dh, &mut a, &mut b).unwrap();
+    let grads = gradients(&theirs, &dh, &[&av, &bv]);
+    assert_close("da", a.f32().unwrap(), &grads[0]);
+    assert_close("db", b.f32().unwrap(), &grads[1]);
+}
+
+#[test]
+fn linear_is_candles() {
+    let cx = cx();
+    let (x, dy, bias) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), noise(37, 3));
+    let w = noise(37 * C, 4);
+    let weight = Weight::from_f32(w.clone(), 37, C).unwrap();
+    let y = linear::forward(&cx, &x, &weight, Some(&bias)).unwrap();
+    let wt = Tensor::from_vec(w, (37, C), &Device::Cpu).unwrap();
+    let bt = Tensor::from_vec(bias, 37, &Device::Cpu).unwrap();
+    let xv = var(&x);
+    let theirs = xv.matmul(&wt.t().unwrap()).unwrap().broadcast_add(&bt).unwrap();
+    assert_close("y", y.f32().unwrap(), &values(&theirs));
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    linear::backward(&cx, &dy, &weight, &mut dx).unwrap();
+    assert_close("dx", dx.f32().unwrap(), &gradients(&theirs, &dy, &[&xv])[0]);
+}
+
+#[test]
+fn a_bf16_weight_acts_as_its_values_in_f32() {
+    let cx = cx();
+    let x = buf(&cx, &[N, C], 1);
+    let narrow: Vec<half::bf16> = noise(37 * C, 4).into_iter().map(half::bf16::from_f32).collect();
+    let wide = narrow.iter().map(|v| v.to_f32()).collect();
+    let y = |w: Weight| linear::forward(&cx, &x, &w, None).unwrap().f32().unwrap().to_vec();
+    assert_eq!(
+        y(Weight::from_bf16(narrow, 37, C).unwrap()),
+        y(Weight::from_f32(wide, 37, C).unwrap())
+    );
+}
+
+#[test]
+fn lora_is_candles() {
+    let cx = cx();
+    let (x, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2));
+    let (a, b) = (buf(&cx, &[3, C], 3), buf(&cx, &[37, 3], 4));
+    let f = Factors { a: a.f32().unwrap(), b: b.f32().unwrap(), r: 3, scale: 1.7 };
+    let mut y = cx.zeros(&[N, 37]).unwrap();
+    let u = lora::forward(&cx, &x, f, None, &mut y).unwrap();
+    let (xv, av, bv) = (var(&x), var(&a), var(&b));
+    let theirs = xv
+        .matmul(&av.t().unwrap())
+        .unwrap()
+        .matmul(&bv.t().unwrap())
+        .unwrap()
+        .affine(1.7, 0.0)
+        .unwrap();
+    assert_close("y", y.f32().unwrap(), &values(&theirs));
+    let (mut da, mut db, mut dx) =
+        (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
+    lora::backward(&cx, &x, &u, f, None, &dy, &mut da, &mut db, Some(&mut dx)).unwrap();
+    let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
+    for (what, ours, theirs) in
+        [("dx", dx.f32().unwrap(), &grads[0]), ("da", &da, &grads[1]), ("db", &db, &grads[2])]
+    {
+        assert_close(what, ours, theirs);
+    }
+}
+
+#[test]
+fn lora_gradient_under_dropout_is_the_difference() {
+    let cx = cx();
+    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (3, i)).collect();
+    let mask = Mask { p: 0.3, key: [1, 2], step: 4, tokens: &tokens };
+    let (x, dy, a, b) =
+        (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), noise(3 * C, 3), noise(37 * 3, 4));
+    let f = Factors { a: &a, b: &b, r: 3, scale: 0.5 };
+    let forward = |x: &[f32]| {
+        let x = cx.from_slice(x, &[N, C]).unwrap();
+        let mut y = cx.zeros(&[N, 37]).unwrap();
+        let u = lora::forward(&cx, &x, f, Some(&mask), &mut y).unwrap();
+        (y.f32().unwrap().to_vec(), u)
+    };
+    let (_, u) = forward(x.f32().unwrap());
+    let (mut da, mut db, mut dx) =
+        (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
+    lora::backward(&cx, &x, &u, f, Some(&mask), &dy, &mut da, &mut db, Some(&mut dx)).unwrap();
+    assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| forward(x).0);
+}
+
+#[test]
+fn rope_is_candles_slow_rope() {
+    let cx = cx();
+    let (heads, d) = (3, 10);
+    let mut x = buf(&cx, &[N, heads * d], 1);
+    let dy = buf(&cx, &[N, heads * d], 2);
+    let freqs: Vec<f32> = (0..d / 2).map(|i| 1.0 / 100f32.powf(i as f32 / 5.0)).collect();
+    let table = rope::Table::new(&freqs, 1.0, N);
+    let angles: Vec<f32> = (0..N).flat_map(|p| freqs.iter().map(move |f| p as f32 * f)).collect();
+    let angles = Tensor::from_vec(angles, (N, d / 2), &Device::Cpu).unwrap();
+    let xv = var(&x);
+    let by_head =
+        xv.reshape((1, N, heads, d)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
+    let theirs =
+        candle_nn::rotary_emb::rope_slow(&by_head, &angles.cos().unwrap(), &angles.sin().unwrap())
+            .unwrap();
+    let theirs = theirs.transpose(1, 2).unwrap().reshape((N, heads * d)).unwrap();
+    let positions: Vec<u32> = (0..N as u32).collect();
+    rope::rotate(&mut x, &table, &positions, Turn::Forward).unwrap();
+    assert_close("y", x.f32().unwrap(), &values(&theirs));
+    let theirs = gradients(&theirs, &dy, &[&xv]);
+    let mut dx = dy;
+    rope::rotate(&mut dx, &table, &positions, Turn::Backward).unwrap();
+    assert_close("dx", dx.f32().unwrap(), &theirs[0]);
+}
+
+const HEADS: Heads = Heads { heads: 6, kv_heads: 2, size: 10, window: None };
+
+/// Softmax attention of one sequence by candle, head by head.
+fn attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, h: Heads) -> Result<Tensor> {
+    let (t, mut out) = (q.dim(0)?, Vec::new());
+    let seen = |i: usize, j: usize| j <= i && h.window.is_none_or(|w| j + w > i);
+    let mask = (0..t * t).map(|x| if seen(x / t, x % t) { 0f32 } else { f32::NEG_INFINITY });
+    let mask = Tensor::from_vec(mask.collect(), (t, t), &Device::Cpu)?;
+    for head in 0..h.heads {
+        let kv = head / (h.heads / h.kv_heads);
+        let part = |x: &Tensor, i: usize| x.narrow(1, i * h.size, h.size)?.contiguous();
+        let scores = (part(q, head)?.matmul(&part(k, kv)?.t()?)? / (h.size as f64).sqrt())?;
+        let p = candle_nn::ops::softmax(&(scores + &mask)?, D::Minus1)?;
+        out.push(p.matmul(&part(v, kv)?)?);
+    }
+    Tensor::cat(&out, 1)
+}
+
+fn check_attention(lengths: &[usize], h: Heads) {
+    let cx = cx();
+    let n = lengths.iter().sum();
+    let (qw, kw) = (h.heads * h.size, h.kv_heads * h.size);
+    let (q, k, v, dout) = (
+        buf(&cx, &[n, qw], 1),
+        buf(&cx, &[n, kw], 2),
+        buf(&cx, &[n, kw], 3),
+        buf(&cx, &[n, qw], 4),
+    );
+    let mut start = 0;
+    let span = |t: &usize| {
+        start += t;
+        Span { q: start - t..start, k: start - t..start }
+    };
+    let spans: Vec<Span> = lengths.iter().map(span).collect();
+    let (o, lse) = attention::forward(&cx, &q, &k, &v, &spans, h).unwrap();
+    let (qv, kv, vv) = (var(&q), var(&k), var(&v));
+    let parts = spans.iter().map(|s| {
+        let rows = |x: &Var| x.narrow(0, s.q.start, s.q.len()).unwrap();
+        attention_reference(&rows(&qv), &rows(&kv), &rows(&vv), h).unwrap()
+    });
+    let theirs = Tensor::cat(&parts.collect::<Vec<_>>(), 0).unwrap();
+    assert_close("o", o.f32().unwrap(), &values(&theirs));
+    let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &spans, h).unwrap();
+    let grads = gradients(&theirs, &dout, &[&qv, &kv, &vv]);
+    for ((what, ours), theirs) in [("dq", dq), ("dk", dk), ("dv", dv)].iter().zip(&grads) {
+        assert_close(what, ours.f32().unwrap(), theirs);
+    }
+}
+
+#[test]
+fn attention_of_unequal_sequences_is_candles() {
+    check_attention(&[5, 1, 123], HEADS);
+}
+
+#[test]
+fn attention_with_a_sliding_window_is_candles() {
+    check_attention(&[123, 70], Heads { window: Some(9), ..HEADS });
+}
+
+#[test]
+fn attention_with_as_many_kv_heads_is_candles() {
+    check_attention(&[67], Heads { kv_heads: 6, ..HEADS });
+}
+
+#[test]
+fn cached_keys_give_the_last_rows_of_the_whole() {
+    let cx = cx();
+    let (q, k, v) = (buf(&cx, &[9, 60], 1), buf(&cx, &[9, 20], 2), buf(&cx, &[9, 20], 3));
+    let whole = attention::forward(&cx, &q, &k, &v, &[Span { q: 0..9, k: 0..9 }], HEADS).unwrap().0;
+    let last = cx.from_slice(&q.f32().unwrap()[7 * 60..], &[2, 60]).unwrap();
+    let part =
+        attention::forward(&cx, &last, &k, &v, &[Span { q: 0..2, k: 0..9 }], HEADS).unwrap().0;
+    assert_close("o", part.f32().unwrap(), &whole.f32().unwrap()[7 * 60..]);
+}
+
+#[test]
+fn cross_entropy_is_candles() {
+    let cx = cx();
+    let mut z = buf(&cx, &[N, C], 1);
+    let zv = var(&z);
+    let (targets, coefficients) = ([3u32, 0, 122, 50, 7], [0.5f32, 0.0, 2.0, 1.0, 0.1]);
+    let t = Tensor::from_vec(targets.to_vec(), (N, 1), &Device::Cpu).unwrap();
+    let logp = candle_nn::ops::log_softmax(zv.as_tensor(), D::Minus1).unwrap();
+    let nll = logp.gather(&t, 1).unwrap().neg().unwrap();
+    let mut ours = [0.0; N];
+    cross_entropy::forward_backward(&mut z, &targets, Some(&coefficients), &mut ours).unwrap();
+    assert_close("nll", &ours, &values(&nll));
+    let dy = cx.from_slice(&coefficients, &[N, 1]).unwrap();
+    assert_close("dz", z.f32().unwrap(), &gradients(&nll, &dy, &[&zv])[0]);
+}
