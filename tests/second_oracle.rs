@@ -1,5 +1,4 @@
 //! The forward pass against candle-transformers' Llama: an oracle that shares no code with transformers or vft.
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
