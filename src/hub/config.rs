@@ -65,6 +65,9 @@ pub struct HfConfig {
 /// Above this no size of a model is plausible, and products of two cannot overflow.
 const LARGEST: u64 = 1 << 28;
 
+/// Far above any model; each layer costs names before a single tensor is looked up.
+const MOST_LAYERS: usize = 4096;
+
 struct Reader<'a> {
     path: &'a Path,
     json: &'a Value,
@@ -165,6 +168,12 @@ impl HfConfig {
             return Err(r.problem(format!("head size {head_dim} is odd or too large")).into());
         }
         let context = r.size("max_position_embeddings")?;
+        let layers = r.size("num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(r
+                .problem(format!("`num_hidden_layers` is {layers}; at most {MOST_LAYERS}"))
+                .into());
+        }
         let (rope_theta, rope_scaling) = rope(&r, context)?;
         let windowed = r.flag("use_sliding_window", true)?;
         Ok(Self {
@@ -173,7 +182,7 @@ impl HfConfig {
             vocab_size: r.size("vocab_size")?,
             hidden_size,
             intermediate_size: r.size("intermediate_size")?,
-            num_hidden_layers: r.size("num_hidden_layers")?,
+            num_hidden_layers: layers,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
@@ -312,6 +321,11 @@ mod tests {
     #[test]
     fn absurd_sizes_are_refused() {
         assert!(error(|j| j["vocab_size"] = json!(1u64 << 40)).contains("`vocab_size`"));
+    }
+
+    #[test]
+    fn absurd_layer_counts_are_refused() {
+        assert!(error(|j| j["num_hidden_layers"] = json!(1 << 20)).contains("at most 4096"));
     }
 
     #[test]
