@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
     /// Randomness; 0 always takes the likeliest token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Sample among the likeliest tokens whose probabilities add up to this.
     #[arg(long, default_value_t = 1.0)]
@@ -111,6 +111,9 @@ pub(super) fn run(args: &Args) -> Result<i32> {
             "the prompt's token {id} lies outside the model's vocabulary"
         ))
         .into());
+    }
+    if args.max_new_tokens == 0 {
+        return Err(problem("`--max-new-tokens`: 0 leaves nothing to generate".into()).into());
     }
     let room = decoder.spec.context.saturating_sub(ids.len()).min(args.max_new_tokens);
     if room == 0 {

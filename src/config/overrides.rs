@@ -1,7 +1,7 @@
 //! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
 
 use super::reader::{Read, split_optimizer};
-use super::yaml::{self, Node};
+use super::yaml::{self, Node, Value};
 use crate::error::Problem;
 use std::path::Path;
 
@@ -50,6 +50,14 @@ fn set(key: &str, text: &str, read: &mut Read) {
     } else {
         Node::text(text)
     };
+    let style = "data.init_args.prompt_style";
+    if key == style
+        && let Value::Map(items) = &node.value
+        && let [(name, class)] = items.as_slice()
+        && name.name == "class_path"
+    {
+        return read.set(style, class.clone(), None);
+    }
     if key == "optimizer.class_path" && flow {
         return split_optimizer(None, "optimizer", &node, read);
     }

@@ -144,7 +144,7 @@ impl Read {
             if fits {
                 Ok(x)
             } else {
-                Err(format!("{text} lies outside {} .. {}", range.start, range.end))
+                Err(format!("{text} lies outside {:?} .. {:?}", range.start, range.end))
             }
         })
     }
@@ -304,7 +304,7 @@ pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
         }
         _ => Err(format!("`{text}` is not supported; `AdamW` and `PagedAdamW` are")),
     });
-    let positive = f64::MIN_POSITIVE..1e9;
+    let positive = 1e-30..1e9;
     let seed = |text: &str| {
         scalar::integer(text)
             .and_then(|n| u64::try_from(n).map_err(|_| format!("{text} is negative")))
