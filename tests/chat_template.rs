@@ -5,12 +5,24 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use vft::data::template::ChatTemplate;
+use vft::data::tokenizer::Tokenizer;
 
 fn cases(kind: &str) -> Vec<Value> {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat_template/cases.json");
     let json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     json["cases"].as_array().unwrap().iter().filter(|c| c.get(kind).is_some()).cloned().collect()
+}
+
+fn tokens() -> (Tokenizer, Value) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tokenizer = Tokenizer::load(&root.join("configs/smoke/model")).unwrap();
+    let file = root.join("tests/fixtures/chat_template/tokens.json");
+    (tokenizer, serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap())
+}
+
+fn ids(case: &Value) -> Vec<u32> {
+    serde_json::from_value(case["ids"].clone()).unwrap()
 }
 
 fn render(case: &Value) -> vft::error::Result<String> {
@@ -42,5 +54,24 @@ fn exceptions_keep_their_words() {
     for case in cases("error") {
         let error = render(&case).unwrap_err().to_string();
         assert!(error.contains(case["error"].as_str().unwrap()), "{}: {error}", case["name"]);
+    }
+}
+
+#[test]
+fn token_ids_of_texts_are_transformers() {
+    let (tokenizer, fixture) = tokens();
+    for case in fixture["plain"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, false).unwrap(), ids(case), "{text:?}");
+    }
+}
+
+#[test]
+fn token_ids_of_conversations_are_transformers() {
+    let (tokenizer, fixture) = tokens();
+    for case in fixture["chat"].as_array().unwrap() {
+        let template = tokenizer.template.as_ref().unwrap();
+        let text = template.render_messages(case["messages"].as_array().unwrap(), true).unwrap();
+        assert_eq!(tokenizer.encode(&text, false).unwrap(), ids(case), "{text:?}");
     }
 }
