@@ -331,3 +331,86 @@ fn cross_entropy_is_candles() {
     let dy = cx.from_slice(&coefficients, &[N, 1]).unwrap();
     assert_close("dz", z.f32().unwrap(), &gradients(&nll, &dy, &[&zv])[0]);
 }
+
+#[test]
+fn swiglu_gradient_is_the_difference() {
+    let cx = cx();
+    let (a, b, dh) = (noise(N * C, 1), noise(N * C, 2), buf(&cx, &[N, C], 3));
+    let of = |v: &[f32]| cx.from_slice(v, &[N, C]).unwrap();
+    let forward = |a: &[f32], b: &[f32]| {
+        swiglu::forward(&cx, &of(a), &of(b)).unwrap().f32().unwrap().to_vec()
+    };
+    let (mut da, mut db) = (of(&a), of(&b));
+    swiglu::backward(&dh, &mut da, &mut db).unwrap();
+    let dh = dh.f32().unwrap();
+    assert_difference(&a, da.f32().unwrap(), dh, |a| forward(a, &b));
+    assert_difference(&b, db.f32().unwrap(), dh, |b| forward(&a, b));
+}
+
+#[test]
+fn linear_gradient_is_the_difference() {
+    let cx = cx();
+    let (x, dy, bias) = (noise(N * C, 1), buf(&cx, &[N, 37], 2), noise(37, 3));
+    let w = Weight::from_f32(noise(37 * C, 4), 37, C).unwrap();
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    linear::backward(&cx, &dy, &w, &mut dx).unwrap();
+    assert_difference(&x, dx.f32().unwrap(), dy.f32().unwrap(), |x| {
+        let x = cx.from_slice(x, &[N, C]).unwrap();
+        linear::forward(&cx, &x, &w, Some(&bias)).unwrap().f32().unwrap().to_vec()
+    });
+}
+
+#[test]
+fn rope_gradient_is_the_difference() {
+    let cx = cx();
+    let shape = [N, 3 * 10];
+    let (x, dy) = (noise(N * 30, 1), noise(N * 30, 2));
+    let table = rope::Table::new(&[1.0, 0.5, 0.2, 0.1, 0.03], 1.3, 40);
+    let positions = [7, 8, 39, 0, 1];
+    let turn = |v: &[f32], turn| {
+        let mut b = cx.from_slice(v, &shape).unwrap();
+        rope::rotate(&mut b, &table, &positions, turn).unwrap();
+        b.f32().unwrap().to_vec()
+    };
+    assert_difference(&x, &turn(&dy, Turn::Backward), &dy, |x| turn(x, Turn::Forward));
+}
+
+#[test]
+fn attention_gradients_are_the_differences() {
+    let cx = cx();
+    let h = Heads { window: Some(50), ..HEADS };
+    let n = 5 + 123;
+    let spans = [Span { q: 0..5, k: 0..5 }, Span { q: 5..n, k: 5..n }];
+    let inputs = [noise(n * 60, 1), noise(n * 20, 2), noise(n * 20, 3)];
+    let of = |v: &[f32]| cx.from_slice(v, &[n, v.len() / n]).unwrap();
+    let forward = |q: &[f32], k: &[f32], v: &[f32]| {
+        attention::forward(&cx, &of(q), &of(k), &of(v), &spans, h).unwrap()
+    };
+    let [q, k, v] = inputs.each_ref().map(|v| of(v));
+    let (o, lse) = forward(&inputs[0], &inputs[1], &inputs[2]);
+    let dout = buf(&cx, &[n, 60], 4);
+    let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &spans, h).unwrap();
+    for (i, d) in [dq, dk, dv].iter().enumerate() {
+        assert_difference(&inputs[i], d.f32().unwrap(), dout.f32().unwrap(), |moved| {
+            let mut at = inputs.each_ref().map(|v| v.as_slice());
+            at[i] = moved;
+            forward(at[0], at[1], at[2]).0.f32().unwrap().to_vec()
+        });
+    }
+}
+
+#[test]
+fn cross_entropy_gradient_is_the_difference() {
+    let cx = cx();
+    let (targets, coefficients) = ([3u32, 0, 122, 50, 7], [0.5f32, 0.3, 2.0, 1.0, 0.1]);
+    let z = noise(N * C, 1);
+    let run = |z: &[f32], coefficients: Option<&[f32]>| {
+        let mut z = cx.from_slice(z, &[N, C]).unwrap();
+        let mut nll = vec![0.0; N];
+        cross_entropy::forward_backward(&mut z, &targets, coefficients, &mut nll).unwrap();
+        (nll, z)
+    };
+    let dz = run(&z, Some(&coefficients)).1;
+    assert_difference(&z, dz.f32().unwrap(), &coefficients, |z| run(z, None).0);
+}
