@@ -190,6 +190,47 @@ fn an_adapter_can_be_trained_further() {
     assert!(losses(&second)[0] < first[0] / 5.0, "{:?} after {first:?}", losses(&second));
 }
 
+/// A config with an adapter to start from, and one line more.
+fn from_adapter(line: &str) -> Output {
+    let home = Home::new();
+    home.smoke(&["--train.max_steps", "1"]);
+    let config = std::fs::read_to_string(Path::new(ROOT).join("configs/smoke.yml")).unwrap();
+    let kept = config.lines().filter(|l| !l.starts_with("lora_"));
+    let text: String = kept.map(|l| format!("{l}\n")).collect();
+    let file = home.write("run.yml", &format!("{text}{line}\n"));
+    let (adapter, out) = (home.text("out/final"), home.text("again"));
+    let data = format!("{ROOT}/configs/smoke/data.jsonl");
+    vft(&[
+        "finetune",
+        "--config",
+        &file,
+        "--adapter_path",
+        &adapter,
+        "--out_dir",
+        &out,
+        "--checkpoint_dir",
+        "configs/smoke/model",
+        "--data.path",
+        &data,
+        "--train.max_steps",
+        "1",
+    ])
+}
+
+#[test]
+fn an_adapter_and_a_choice_of_modules_exclude_each_other() {
+    let output = from_adapter("lora_mlp: true");
+    assert_refused(
+        &output,
+        &["run.yml:", "`lora_mlp`", "cannot be set together with `adapter_path`"],
+    );
+}
+
+#[test]
+fn an_adapter_of_another_rank_is_refused() {
+    assert_refused(&from_adapter("lora_r: 3"), &["run.yml:", "`lora_r`", "remove the key"]);
+}
+
 #[test]
 fn pre_tokenised_rows_are_taken_verbatim() {
     let home = Home::new();
@@ -322,6 +363,14 @@ fn a_shard_outside_the_directory_is_refused() {
         &home.smoke(&["--checkpoint_dir", &home.text("model")]),
         &["`../evil.safetensors` is no plain file name"],
     );
+}
+
+#[test]
+fn a_corrupt_tokenizer_is_refused() {
+    let home = Home::new();
+    edit(&home, "tokenizer.json", "\"vocab\": {", "\"vocab\": [");
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["tokenizer.json"]);
 }
 
 #[test]

@@ -150,35 +150,16 @@ impl serde_json::ser::Formatter for Spaced {
     }
 }
 
-/// The day as Llama 3.1's template asks for it; other formats are refused rather than guessed.
+/// The local time in strftime's notation, as Llama 3's template asks for the day.
 fn strftime_now(format: &str) -> Result<String, Error> {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64);
-    let (year, month, day) = civil(seconds.div_euclid(86_400));
-    const NAMES: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = format
-        .replace("%d", &format!("{day:02}"))
-        .replace("%b", NAMES[month - 1])
-        .replace("%m", &format!("{month:02}"))
-        .replace("%Y", &year.to_string());
-    if text.contains('%') {
-        let message = format!("strftime_now: `{format}` is not supported");
-        return Err(Error::new(ErrorKind::InvalidOperation, message));
-    }
-    Ok(text)
+    time_as(format, &jiff::Zoned::now())
 }
 
-/// Year, month and day of a day number since 1970-01-01 (Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, usize, i64) {
-    let z = days + 719_468;
-    let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month as usize, doy - (153 * mp + 2) / 5 + 1)
+fn time_as(format: &str, time: &jiff::Zoned) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, time).map_err(|e| {
+        let message = format!("strftime_now: `{format}` cannot be used: {e}");
+        Error::new(ErrorKind::InvalidOperation, message)
+    })
 }
 
 #[cfg(test)]
@@ -186,8 +167,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn day_numbers_become_dates() {
-        assert_eq!(civil(19_782), (2024, 2, 29));
+    fn a_day_is_written_as_python_writes_it() {
+        let time = jiff::civil::date(2024, 2, 29)
+            .at(7, 5, 9, 0)
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .unwrap();
+        // Python: datetime(2024, 2, 29, 7, 5, 9).strftime("%A %d %b %Y %H:%M:%S %j %y %-d")
+        assert_eq!(
+            time_as("%A %d %b %Y %H:%M:%S %j %y %-d", &time).unwrap(),
+            "Thursday 29 Feb 2024 07:05:09 060 24 29"
+        );
     }
 
     #[test]

@@ -1,0 +1,204 @@
+//! Every op alone, at the sizes of SmolLM2-135M with 512 tokens: `cargo bench`, or `cargo bench attention`.
+//!
+//! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8. Items per second are FLOP/s for products, elements for the rest.
+#![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
+
+use candle_core::DType;
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use half::bf16;
+use vft::ops::attention::{self, Heads, Saved, Span};
+use vft::ops::dropout::{self, Mask};
+use vft::ops::lora::{self, Factors};
+use vft::ops::rope::{self, Turn};
+use vft::ops::{Buf, Cx, Weight, cross_entropy, linear, rms_norm, swiglu};
+use vft::optim::Arena;
+use vft::optim::adamw::{AdamW, AdamWConfig};
+use vft::quant::nf4;
+
+const N: usize = 512;
+const C: usize = 576;
+const F: usize = 1536;
+const HEADS: Heads = Heads { heads: 9, kv_heads: 3, size: 64, window: None };
+
+fn main() {
+    divan::main();
+}
+
+fn cx() -> Cx {
+    Cx::cpu(DType::F32, 0).unwrap()
+}
+
+fn noise(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0).collect()
+}
+
+fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
+    cx.from_slice(&noise(rows * cols), &[rows, cols]).unwrap()
+}
+
+fn weight(kind: &str, rows: usize, cols: usize) -> Weight {
+    let values = noise(rows * cols);
+    match kind {
+        "f32" => Weight::from_f32(values, rows, cols),
+        "bf16" => Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols),
+        nested => Weight::nf4(nf4::quantize(&values, nested == "nf4-dq"), DType::F32, rows, cols),
+    }
+    .unwrap()
+}
+
+fn timed<T>(bencher: Bencher<'_, '_>, items: usize, f: impl FnMut() -> T) {
+    bencher.counter(ItemsCount::new(items)).bench_local(f);
+}
+
+const KINDS: [&str; 4] = ["f32", "bf16", "nf4", "nf4-dq"];
+
+#[divan::bench(args = KINDS)]
+fn linear_forward(bencher: Bencher<'_, '_>, kind: &str) {
+    let (cx, w) = (cx(), weight(kind, F, C));
+    let x = buf(&cx, N, C);
+    timed(bencher, 2 * N * C * F, || linear::forward(&cx, &x, &w, None).unwrap());
+}
+
+#[divan::bench(args = KINDS)]
+fn linear_backward(bencher: Bencher<'_, '_>, kind: &str) {
+    let (cx, w) = (cx(), weight(kind, F, C));
+    let (dy, mut dx) = (buf(&cx, N, F), buf(&cx, N, C));
+    timed(bencher, 2 * N * C * F, || linear::backward(&cx, &dy, &w, &mut dx).unwrap());
+}
+
+#[divan::bench(args = [0.0, 0.1])]
+fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
+    let cx = cx();
+    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (0, i)).collect();
+    let mask = (p > 0.0).then(|| Mask { p, key: [1, 2], step: 3, tokens: &tokens });
+    let (a, b) = (noise(8 * C), noise(F * 8));
+    let f = Factors { a: &a, b: &b, r: 8, scale: 2.0 };
+    let (x, mut y, mut dx) = (buf(&cx, N, C), buf(&cx, N, F), buf(&cx, N, C));
+    let (mut da, mut db) = (vec![0.0; 8 * C], vec![0.0; F * 8]);
+    timed(bencher, 6 * N * 8 * (C + F), || {
+        let u = lora::forward(&cx, &x, f, mask.as_ref(), &mut y).unwrap();
+        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, &mut da, &mut db, Some(&mut dx)).unwrap();
+    });
+}
+
+#[divan::bench]
+fn rms_norm_forward(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let (x, g) = (buf(&cx, N, C), noise(C));
+    timed(bencher, N * C, || rms_norm::forward(&cx, &x, &g, 1e-5).unwrap());
+}
+
+#[divan::bench]
+fn rms_norm_backward(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let (x, g, dy, mut dx) = (buf(&cx, N, C), noise(C), buf(&cx, N, C), buf(&cx, N, C));
+    let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
+    timed(bencher, N * C, || rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap());
+}
+
+#[divan::bench]
+fn rope_rotate(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let table = rope::Table::new(&noise(32), 1.0, N);
+    let positions: Vec<u32> = (0..N as u32).collect();
+    let mut x = buf(&cx, N, C);
+    timed(bencher, N * C, || {
+        rope::rotate(&mut x, &table, &positions, Turn::Forward).unwrap();
+    });
+}
+
+/// Two sequences of 256 tokens and one of 2,048.
+const LENGTHS: [&[usize]; 2] = [&[256, 256], &[2048]];
+
+fn spans(lengths: &[usize]) -> Vec<Span> {
+    let mut start = 0;
+    let span = |t: &usize| {
+        start += t;
+        Span { q: start - t..start, k: start - t..start }
+    };
+    lengths.iter().map(span).collect()
+}
+
+/// FLOPs of QKᵀ and PV over the visible half.
+fn flops(lengths: &[usize]) -> usize {
+    lengths.iter().map(|t| 2 * t * t * HEADS.size * HEADS.heads).sum()
+}
+
+#[divan::bench(args = LENGTHS)]
+fn attention_forward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
+    let cx = cx();
+    let n = lengths.iter().sum();
+    let (q, k, v) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192));
+    let spans = spans(lengths);
+    timed(bencher, flops(lengths), || attention::forward(&cx, &q, &k, &v, &spans, HEADS).unwrap());
+}
+
+#[divan::bench(args = LENGTHS)]
+fn attention_backward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
+    let cx = cx();
+    let n = lengths.iter().sum();
+    let (q, k, v, dout) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192), buf(&cx, n, C));
+    let spans = spans(lengths);
+    let (o, lse) = attention::forward(&cx, &q, &k, &v, &spans, HEADS).unwrap();
+    let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
+    timed(bencher, flops(lengths) * 5 / 2, || {
+        attention::backward(&cx, &saved, &dout, &spans, HEADS).unwrap()
+    });
+}
+
+#[divan::bench]
+fn swiglu_forward(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let (a, b) = (buf(&cx, N, F), buf(&cx, N, F));
+    timed(bencher, N * F, || swiglu::forward(&cx, &a, &b).unwrap());
+}
+
+#[divan::bench]
+fn swiglu_backward(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let dh = buf(&cx, N, F);
+    let bencher = bencher.counter(ItemsCount::new(N * F));
+    // The gradients are written over the inputs: each run needs new ones.
+    bencher
+        .with_inputs(|| (buf(&cx, N, F), buf(&cx, N, F)))
+        .bench_local_refs(|(a, b)| swiglu::backward(&dh, a, b).unwrap());
+}
+
+#[divan::bench]
+fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let (n, v) = (128, 49_152);
+    let mut z = buf(&cx, n, v);
+    let (targets, coefficients, mut nll) = (vec![7; n], vec![0.1; n], vec![0.0; n]);
+    timed(bencher, n * v, || {
+        cross_entropy::forward_backward(&mut z, &targets, Some(&coefficients), &mut nll).unwrap();
+    });
+}
+
+#[divan::bench]
+fn dropout_apply(bencher: Bencher<'_, '_>) {
+    let cx = cx();
+    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (0, i)).collect();
+    let mask = Mask { p: 0.1, key: [1, 2], step: 3, tokens: &tokens };
+    let x = buf(&cx, N, C);
+    timed(bencher, N * C, || dropout::apply(&cx, &x, &mask).unwrap());
+}
+
+#[divan::bench(args = [false, true])]
+fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
+    let values = noise(F * C);
+    timed(bencher, F * C, || nf4::quantize(&values, nested));
+}
+
+#[divan::bench]
+fn clip_and_adamw(bencher: Bencher<'_, '_>) {
+    let mut arena = Arena::default();
+    arena.push("adapter", [2_442_240 / C, C], &noise(2_442_240));
+    let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+    let mut optimizer = AdamW::new(config, &arena);
+    timed(bencher, 2_442_240, || {
+        arena.clip(arena.grad_norm(), 1.0);
+        optimizer.step(&mut arena, 1e-4);
+    });
+}
