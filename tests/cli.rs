@@ -294,6 +294,20 @@ fn an_unknown_flag_has_a_hint() {
     );
 }
 
+#[test]
+fn diagnostics_come_when_they_are_asked_for() {
+    let home = Home::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["finetune", "--config", "configs/smoke.yml", "--train.max_steps", "1"])
+        .args(["--out_dir", &home.text("out")])
+        .env("VFT_LOG", "vft::train=debug")
+        .current_dir(ROOT)
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert!(text.contains("DEBUG") && text.contains("weights ready"), "{text}");
+}
+
 // Model
 
 #[test]

@@ -34,10 +34,10 @@ pub fn main() -> i32 {
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
-    let done = match cli.verb {
+    let done = report::log::start().map_err(Into::into).and_then(|()| match cli.verb {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Generate(args) => generate::run(&args),
-    };
+    });
     match done {
         Ok(code) => code,
         Err(e) => {

@@ -22,6 +22,7 @@ use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use tracing::trace;
 
 /// How weights are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +95,7 @@ impl Loader<'_> {
                 let mut values = self.checkpoint.expect(&name, &[out, inp])?.to_f32_vec();
                 self.round(&mut values);
                 let packed = quant::quantize(&values, kind == Nf4::Double);
+                trace!(name, "packed to NF4");
                 Weight::nf4(packed, self.storage.compute, out, inp)?
             }
         };

@@ -1,5 +1,6 @@
 //! What a run says: progress, metrics files. The only place that prints.
 
+pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod progress;

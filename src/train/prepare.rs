@@ -14,6 +14,7 @@ use crate::ops::Cx;
 use crate::optim::{Arena, Cosine};
 use anyhow::Result;
 use candle_core::DType;
+use tracing::debug;
 
 /// A run about to start.
 pub struct Run {
@@ -64,6 +65,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     }
     let hf = HfConfig::load(dir)?;
     let spec = families::spec(&hf)?;
+    debug!(dir = %dir.display(), architecture = hf.architecture, layers = spec.layers, "config.json read");
     let t = &config.train;
     if t.max_seq_length.is_some_and(|n| n > spec.context) {
         let message = format!("is above the model's context of {}", spec.context);
@@ -117,7 +119,9 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         context: spec.context,
         vocab: spec.vocab,
     };
+    debug!(tokens = tokenizer.vocab_size(), "tokenizer read");
     let data = DataSet::load(&config.data.path, &tokenizer, &options)?;
+    debug!(rows = data.census.rows, tokens = data.census.tokens, "rows encoded");
 
     let steps_per_epoch = data.train.len().div_ceil(t.global_batch_size);
     let by_epochs = t.epochs.map(|e| e.saturating_mul(steps_per_epoch));
@@ -138,6 +142,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     let storage = storage(config.precision, config.quantize);
     let cx = Cx::cpu(storage.compute, threads)?;
     let mut decoder = cx.install(|| load(dir, storage))?;
+    debug!(?storage, "weights ready");
     let mut arena = Arena::default();
     let tensors = adapter.as_ref().map(|a| &a.tensors);
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)?;

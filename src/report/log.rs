@@ -1,0 +1,25 @@
+//! Diagnostics on standard error, off until `VFT_LOG` asks for them: `VFT_LOG=debug`, or `VFT_LOG=vft::model=trace`.
+
+use crate::error::{Problem, Result};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The environment variable that holds the filter, in tracing-subscriber's notation.
+const VARIABLE: &str = "VFT_LOG";
+
+/// Starts diagnostics as the environment says.
+///
+/// # Errors
+/// When `VFT_LOG` is no filter.
+pub fn start() -> Result<()> {
+    let Some(text) = std::env::var_os(VARIABLE) else { return Ok(()) };
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::OFF.into())
+        .parse(text.to_string_lossy())
+        .map_err(|e| {
+            Problem::new(format!("the environment variable {VARIABLE} is no filter: {e}"))
+                .hint("write `VFT_LOG=debug`, or a module's: `VFT_LOG=vft::model=trace`")
+        })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
