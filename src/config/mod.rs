@@ -1,14 +1,16 @@
 //! YAML and command line to a checked [`RunConfig`].
 //!
-//! text → `yaml` tree with places → `reader` walks it by the table of [`keys`] → [`RunConfig`]. Every problem of a file is
+//! text → `yaml` tree with places → `values` by the table of [`keys`] → `reader` → [`RunConfig`]. Every problem of a file is
 //! reported at once. Keys and their meaning are LitGPT's; scalars follow its rules (`scalar`).
 
 pub mod keys;
+mod load;
 mod overrides;
 mod reader;
 mod resolved;
 mod run_config;
 mod scalar;
+mod values;
 mod yaml;
 
 pub use run_config::*;

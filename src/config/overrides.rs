@@ -1,12 +1,12 @@
 //! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
 
-use super::reader::{Read, split_optimizer};
+use super::values::{Values, split_optimizer};
 use super::yaml::{self, Node, Value};
 use crate::error::Problem;
 use std::path::Path;
 
 /// Sets the keys that `arguments` name.
-pub(super) fn apply(arguments: &[String], read: &mut Read) {
+pub(super) fn apply(arguments: &[String], read: &mut Values) {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let Some(flag) = argument.strip_prefix("--") else {
@@ -40,7 +40,7 @@ fn long_name(key: &str) -> String {
     key.to_owned()
 }
 
-fn set(key: &str, text: &str, read: &mut Read) {
+fn set(key: &str, text: &str, read: &mut Values) {
     let flow = text.trim_start().starts_with(['[', '{']);
     let node = if flow {
         match yaml::parse(Path::new(&format!("--{key}")), text) {

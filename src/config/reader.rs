@@ -1,186 +1,12 @@
-//! From a YAML tree to a [`RunConfig`]: flatten to dotted keys, check names, read each value, check them against each other.
+//! From the values of keys to a [`RunConfig`]: read each, check them against each other.
 
-use super::keys::{ALIASES, FOREIGN, KEYS};
+use super::keys::KEYS;
 use super::run_config::*;
 use super::scalar;
+use super::values::{Values, whole};
 use super::yaml::{Node, Value};
-use crate::error::{Place, Problem, Result, UserError};
+use crate::error::{Problem, Result, UserError};
 use std::collections::BTreeMap;
-use std::path::Path;
-
-/// Keys read so far, with their places, and the problems found on the way.
-#[derive(Default)]
-pub(super) struct Read {
-    values: BTreeMap<String, (Node, Option<Place>)>,
-    pub(super) problems: Vec<Problem>,
-}
-
-impl Read {
-    /// All keys of a file.
-    pub(super) fn file(path: &Path, root: &Node) -> Self {
-        let mut read = Self::default();
-        match &root.value {
-            Value::Map(_) => read.flatten(path, "", root),
-            _ => read.problems.push(Problem::at(
-                path,
-                root.line,
-                root.column,
-                "a run config is a mapping of keys",
-            )),
-        }
-        read
-    }
-
-    fn flatten(&mut self, path: &Path, prefix: &str, node: &Node) {
-        let Value::Map(items) = &node.value else { return };
-        for (key, value) in items {
-            let name =
-                if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
-            let place = Place { path: path.into(), line: key.line, column: key.column };
-            let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{name}.")));
-            match &value.value {
-                Value::Map(_) if name == "data.init_args.prompt_style" => {
-                    self.flatten(path, &name, value);
-                    if let Some((style, place)) =
-                        self.values.remove("data.init_args.prompt_style.class_path")
-                    {
-                        self.set(&name, style, place);
-                    }
-                }
-                Value::Map(_) if is_block => self.flatten(path, &name, value),
-                Value::Scalar { text, .. } if name == "optimizer" => {
-                    self.set("optimizer.class_path", Node::text(text), Some(place));
-                }
-                Value::Scalar { text, .. } if name == "data" => {
-                    self.set("data.class_path", Node::text(text), Some(place));
-                }
-                Value::Scalar { text, quoted } if is_block => {
-                    if !scalar::is_null(text, *quoted) {
-                        self.problems.push(Problem {
-                            place: Some(place),
-                            message: format!("`{name}` is a block of keys, not `{text}`"),
-                            hint: None,
-                        });
-                    }
-                }
-                _ => self.set(&name, value.clone(), Some(place)),
-            }
-        }
-    }
-
-    /// Sets a key; an unknown one becomes a problem with a hint.
-    pub(super) fn set(&mut self, name: &str, node: Node, place: Option<Place>) {
-        let name = ALIASES.iter().find(|(a, _)| *a == name).map_or(name, |(_, real)| real);
-        let null =
-            matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
-        let known =
-            KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
-        if known {
-            self.values.insert(name.to_owned(), (node, place));
-        } else if let Some((_, way)) =
-            FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}.")))
-        {
-            let harmless = matches!(&node.value, Value::Scalar { text, .. }
-                if (name == "devices" && matches!(text.as_str(), "1" | "auto")) || (name == "num_nodes" && text == "1"));
-            if !null && !harmless {
-                let message = format!("`{name}` does not work here");
-                self.problems.push(Problem { place, message, hint: Some((*way).to_owned()) });
-            }
-        } else {
-            let message = format!("unknown key `{name}`");
-            self.problems.push(Problem { place, message, hint: nearest(name) });
-        }
-    }
-
-    fn problem(&mut self, key: &str, message: &str) {
-        let place = self.values.get(key).and_then(|(_, p)| p.clone());
-        self.problems.push(Problem { place, message: format!("`{key}`: {message}"), hint: None });
-    }
-
-    fn is_written(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
-    /// The scalar of a key: `None` if it is absent, `Some(None)` if null.
-    fn scalar(&mut self, key: &str) -> Option<Option<String>> {
-        match self.values.get(key).map(|(n, _)| n.value.clone())? {
-            Value::Scalar { text, quoted } if scalar::is_null(&text, quoted) => Some(None),
-            Value::Scalar { text, .. } => Some(Some(text)),
-            _ => {
-                self.problem(key, "expected one value, not a list or block");
-                None
-            }
-        }
-    }
-
-    fn read<T>(&mut self, key: &str, default: T, f: impl Fn(&str) -> Result<T, String>) -> T {
-        let Some(Some(text)) = self.scalar(key) else { return default };
-        f(&text).unwrap_or_else(|message| {
-            self.problem(key, &message);
-            default
-        })
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> bool {
-        self.read(key, default, scalar::boolean)
-    }
-
-    fn count(&mut self, key: &str, default: usize, least: i64) -> usize {
-        self.read(key, default, |text| whole(text, least))
-    }
-
-    /// A count that may be null; `default` stands when the key is absent.
-    fn count_or_null(&mut self, key: &str, default: Option<usize>) -> Option<usize> {
-        match self.scalar(key) {
-            Some(None) => None,
-            _ => self.read(key, default, |text| whole(text, 1).map(Some)),
-        }
-    }
-
-    fn number(&mut self, key: &str, default: f64, range: std::ops::Range<f64>) -> f64 {
-        self.read(key, default, |text| {
-            let x = scalar::number(text)?;
-            let fits = range.contains(&x);
-            if fits {
-                Ok(x)
-            } else {
-                Err(format!("{text} lies outside {:?} .. {:?}", range.start, range.end))
-            }
-        })
-    }
-
-    fn text(&mut self, key: &str) -> Option<String> {
-        self.scalar(key).flatten()
-    }
-}
-
-fn whole(text: &str, least: i64) -> Result<usize, String> {
-    let n = scalar::integer(text)?;
-    if !(least..=1_000_000_000).contains(&n) {
-        return Err(format!("{text} lies outside {least} .. 1000000000"));
-    }
-    Ok(n as usize)
-}
-
-/// `optimizer: {class_path, init_args}` given on the command line as one value.
-pub(super) fn split_optimizer(place: Option<Place>, prefix: &str, node: &Node, read: &mut Read) {
-    let Value::Map(items) = &node.value else { return read.set(prefix, node.clone(), place) };
-    for (key, value) in items {
-        split_optimizer(place.clone(), &format!("{prefix}.{}", key.name), value, read);
-    }
-}
-
-/// "did you mean" for an unknown key: the closest name, or the same last word elsewhere.
-fn nearest(name: &str) -> Option<String> {
-    let last = |n: &str| n.rsplit('.').next().unwrap_or_default().to_owned();
-    let score = |k: &str| {
-        let whole = strsim::normalized_damerau_levenshtein(k, name);
-        whole.max(strsim::normalized_damerau_levenshtein(&last(k), &last(name)) - 0.05)
-    };
-    let best = KEYS.iter().map(|k| (score(k.name), k.name)).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let all = || "`vft finetune --help` lists every key".to_owned();
-    Some(if best.0 > 0.6 { format!("did you mean `{}`?", best.1) } else { all() })
-}
 
 const FLAGS: [(&str, bool, &[&str]); 6] = [
     ("lora_query", true, &["q_proj"]),
@@ -191,10 +17,10 @@ const FLAGS: [(&str, bool, &[&str]); 6] = [
     ("lora_head", false, &["lm_head"]),
 ];
 
-fn targets(r: &mut Read) -> TargetModules {
+fn targets(r: &mut Values) -> TargetModules {
     const KEY: &str = "lora_target_modules";
     let node = r.values.get(KEY).map(|(n, _)| n.value.clone());
-    let by_flags = |r: &mut Read| {
+    let by_flags = |r: &mut Values| {
         let names: Vec<String> = FLAGS
             .iter()
             .filter(|(key, default, _)| r.flag(key, *default))
@@ -246,7 +72,7 @@ fn targets(r: &mut Read) -> TargetModules {
     targets
 }
 
-fn betas(r: &mut Read) -> [f64; 2] {
+fn betas(r: &mut Values) -> [f64; 2] {
     const KEY: &str = "optimizer.init_args.betas";
     let default = [0.9, 0.999];
     let Some((node, _)) = r.values.get(KEY).cloned() else { return default };
@@ -268,8 +94,8 @@ fn betas(r: &mut Read) -> [f64; 2] {
 }
 
 /// Reads every key and checks them against each other.
-pub(super) fn run_config(mut r: Read) -> Result<RunConfig> {
-    let required = |r: &mut Read, key: &str| {
+pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
+    let required = |r: &mut Values, key: &str| {
         let text = r.text(key).filter(|t| !t.is_empty());
         if text.is_none() && !r.problems.iter().any(|p| p.message.contains(&format!("`{key}`"))) {
             r.problems.push(Problem::new(format!("`{key}` is missing")));

@@ -1,11 +1,8 @@
 //! What a run is: the checked values of all keys.
 
-use super::overrides;
-use super::reader::{self, Read};
-use super::yaml;
-use crate::error::{Place, Problem, Result};
+use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Type of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,39 +123,6 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Reads a file and the command line, which wins.
-    ///
-    /// # Errors
-    /// All problems at once: unreadable file, broken YAML, unknown keys, wrong types, values that contradict each other.
-    pub fn load(file: Option<&Path>, arguments: &[String]) -> Result<Self> {
-        let mut read = Read::default();
-        if let Some(path) = file {
-            let bytes = std::fs::read(path)
-                .map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
-            let text = String::from_utf8(bytes)
-                .map_err(|e| Problem::in_file(path, format!("is no UTF-8 text: {e}")))?;
-            read = Read::file(path, &yaml::parse(path, &text)?);
-        }
-        overrides::apply(arguments, &mut read);
-        let mut config = reader::run_config(read)?;
-        if let Some(dir) = file.and_then(Path::parent) {
-            for path in config.input_paths() {
-                let beside = dir.join(&*path);
-                if path.is_relative() && !path.exists() && beside.exists() {
-                    *path = beside;
-                }
-            }
-        }
-        Ok(config)
-    }
-
-    /// Paths that are read: relative to the working directory, else to the config file.
-    fn input_paths(&mut self) -> Vec<&mut PathBuf> {
-        let mut paths = vec![&mut self.checkpoint_dir, &mut self.data.path];
-        paths.extend(self.adapter_path.as_mut());
-        paths
-    }
-
     /// A problem at the place where `key` is written, or about the key alone.
     pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         let message = format!("`{key}`: {}", message.into());

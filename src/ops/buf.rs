@@ -4,7 +4,7 @@
 //! plain owned storage, so an op may write into several of them at once. [`Buf::to_tensor`] copies one out for the reference
 //! compositions in the tests.
 
-use super::cx::Pool;
+use super::pool::Pool;
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 use half::bf16;
 use std::sync::Arc;

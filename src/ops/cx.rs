@@ -8,55 +8,12 @@
 //! never touched and so never resident.
 
 use super::buf::Buf;
+use super::pool::Pool;
 use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::bf16;
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-/// Free storage by dtype and capacity in elements.
-#[derive(Default)]
-pub struct Pool {
-    f32: Mutex<HashMap<usize, Vec<Vec<f32>>>>,
-    bf16: Mutex<HashMap<usize, Vec<Vec<bf16>>>>,
-    fresh: AtomicUsize,
-}
-
-impl Pool {
-    pub(super) fn give_back(&self, storage: CpuStorage) {
-        match storage {
-            CpuStorage::F32(v) => put(&self.f32, v),
-            CpuStorage::BF16(v) => put(&self.bf16, v),
-            _ => {}
-        }
-    }
-
-    fn take<T: Copy + Default + bytemuck::Zeroable>(
-        &self,
-        list: &Mutex<HashMap<usize, Vec<Vec<T>>>>,
-        len: usize,
-        capacity: usize,
-    ) -> Vec<T> {
-        let found = list.lock().ok().and_then(|mut l| l.get_mut(&capacity).and_then(Vec::pop));
-        let mut v = found.unwrap_or_else(|| {
-            self.fresh.fetch_add(1, Ordering::Relaxed);
-            bytemuck::zeroed_vec(capacity)
-        });
-        // A buffer given back keeps its capacity but may have been cut to a shorter length; only that growth is filled.
-        v.resize(len, T::default());
-        v
-    }
-}
-
-fn put<T>(list: &Mutex<HashMap<usize, Vec<Vec<T>>>>, v: Vec<T>) {
-    if v.capacity() == 0 {
-        return;
-    }
-    if let Ok(mut list) = list.lock() {
-        list.entry(v.capacity()).or_default().push(v);
-    }
-}
 
 /// Buffer pool, threads and the rounding of values between ops.
 pub struct Cx {
@@ -98,7 +55,7 @@ impl Cx {
 
     /// How many buffers were newly allocated so far.
     pub fn fresh_allocations(&self) -> usize {
-        self.pool.fresh.load(Ordering::Relaxed)
+        self.pool.fresh()
     }
 
     /// An f32 buffer of any content; the first dimension of `shape` counts tokens.
@@ -107,7 +64,7 @@ impl Cx {
     /// When the size overflows.
     pub fn alloc(&self, shape: &[usize]) -> Result<Buf> {
         let (len, capacity) = self.sizes(shape)?;
-        let v = self.pool.take(&self.pool.f32, len, capacity);
+        let v = self.pool.f32(len, capacity);
         Ok(Buf::new(CpuStorage::F32(v), shape, self.pool.clone()))
     }
 
@@ -121,7 +78,7 @@ impl Cx {
         if len > capacity {
             bail!("shape {shape:?} does not fit {rows} rows");
         }
-        let v = self.pool.take(&self.pool.f32, len, capacity.max(1));
+        let v = self.pool.f32(len, capacity.max(1));
         Ok(Buf::new(CpuStorage::F32(v), shape, self.pool.clone()))
     }
 
@@ -184,7 +141,7 @@ impl Cx {
             return Ok(x);
         }
         let (len, capacity) = self.sizes(x.shape())?;
-        let mut out = self.pool.take(&self.pool.bf16, len, capacity);
+        let mut out = self.pool.bf16(len, capacity);
         let pairs = out.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
         pairs.for_each(|(o, i)| o.iter_mut().zip(i).for_each(|(o, i)| *o = bf16::from_f32(*i)));
         Ok(Buf::new(CpuStorage::BF16(out), x.shape(), self.pool.clone()))

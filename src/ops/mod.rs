@@ -16,6 +16,7 @@ pub mod linear;
 pub mod lora;
 pub mod matmul;
 pub mod philox;
+pub mod pool;
 pub mod rms_norm;
 pub mod rope;
 pub mod simd;

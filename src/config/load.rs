@@ -1,0 +1,42 @@
+//! From a file and the command line to a checked [`RunConfig`].
+
+use super::run_config::RunConfig;
+use super::values::Values;
+use super::{overrides, reader, yaml};
+use crate::error::{Problem, Result};
+use std::path::{Path, PathBuf};
+
+impl RunConfig {
+    /// Reads a file and the command line, which wins.
+    ///
+    /// # Errors
+    /// All problems at once: unreadable file, broken YAML, unknown keys, wrong types, values that contradict each other.
+    pub fn load(file: Option<&Path>, arguments: &[String]) -> Result<Self> {
+        let mut read = Values::default();
+        if let Some(path) = file {
+            let bytes = std::fs::read(path)
+                .map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
+            let text = String::from_utf8(bytes)
+                .map_err(|e| Problem::in_file(path, format!("is no UTF-8 text: {e}")))?;
+            read = Values::file(path, &yaml::parse(path, &text)?);
+        }
+        overrides::apply(arguments, &mut read);
+        let mut config = reader::run_config(read)?;
+        if let Some(dir) = file.and_then(Path::parent) {
+            for path in config.input_paths() {
+                let beside = dir.join(&*path);
+                if path.is_relative() && !path.exists() && beside.exists() {
+                    *path = beside;
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// Paths that are read: relative to the working directory, else to the config file.
+    fn input_paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths = vec![&mut self.checkpoint_dir, &mut self.data.path];
+        paths.extend(self.adapter_path.as_mut());
+        paths
+    }
+}
