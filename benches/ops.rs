@@ -7,13 +7,14 @@ use candle_core::DType;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use half::bf16;
-use vft::ops::attention::{self, Heads, Saved, Span};
+use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
-use vft::ops::lora::{self, Factors};
+use vft::ops::lora::{self, Factors, Gradients, Part};
 use vft::ops::rope::{self, Turn};
-use vft::ops::{Buf, Cx, Weight, cross_entropy, linear, rms_norm, swiglu};
+use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
 use vft::optim::Arena;
 use vft::optim::adamw::{AdamW, AdamWConfig};
+use vft::optim::arena::clip_factor;
 use vft::quant::nf4;
 
 const N: usize = 512;
@@ -70,41 +71,43 @@ fn linear_backward(bencher: Bencher<'_, '_>, kind: &str) {
 #[divan::bench(args = [0.0, 0.1])]
 fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
     let cx = cx();
-    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (0, i)).collect();
-    let mask = (p > 0.0).then(|| Mask { p, key: [1, 2], step: 3, tokens: &tokens });
+    let tokens = Mirror::new(&cx, (0..N as u32).map(|i| [0, i]).collect::<Vec<_>>()).unwrap();
+    let mask = (p > 0.0).then_some(Mask { p, key: [1, 2], step: 3, tokens: &tokens });
     let (a, b) = (noise(8 * C), noise(F * 8));
-    let f = Factors { a: &a, b: &b, r: 8, scale: 2.0 };
+    let f = Factors { a: Part::Host(&a), b: Part::Host(&b), r: 8, scale: 2.0 };
     let (x, mut y, mut dx) = (buf(&cx, N, C), buf(&cx, N, F), buf(&cx, N, C));
     let (mut da, mut db) = (vec![0.0; 8 * C], vec![0.0; F * 8]);
     timed(bencher, 6 * N * 8 * (C + F), || {
         let u = lora::forward(&cx, &x, f, mask.as_ref(), &mut y).unwrap();
-        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, &mut da, &mut db, Some(&mut dx)).unwrap();
+        let gradients = Gradients::Host(&mut da, &mut db);
+        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, gradients, Some(&mut dx)).unwrap();
     });
 }
 
 #[divan::bench]
 fn rms_norm_forward(bencher: Bencher<'_, '_>) {
     let cx = cx();
-    let (x, g) = (buf(&cx, N, C), noise(C));
+    let (x, g) = (buf(&cx, N, C), Vector::new(&cx, noise(C)).unwrap());
     timed(bencher, N * C, || rms_norm::forward(&cx, &x, &g, 1e-5).unwrap());
 }
 
 #[divan::bench]
 fn rms_norm_backward(bencher: Bencher<'_, '_>) {
     let cx = cx();
-    let (x, g, dy, mut dx) = (buf(&cx, N, C), noise(C), buf(&cx, N, C), buf(&cx, N, C));
+    let (x, dy, mut dx) = (buf(&cx, N, C), buf(&cx, N, C), buf(&cx, N, C));
+    let g = Vector::new(&cx, noise(C)).unwrap();
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
-    timed(bencher, N * C, || rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap());
+    timed(bencher, N * C, || rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap());
 }
 
 #[divan::bench]
 fn rope_rotate(bencher: Bencher<'_, '_>) {
     let cx = cx();
-    let table = rope::Table::new(&noise(32), 1.0, N);
-    let positions: Vec<u32> = (0..N as u32).collect();
+    let table = rope::Table::new(&cx, &noise(32), 1.0, N).unwrap();
+    let positions = Mirror::new(&cx, (0..N as u32).collect::<Vec<_>>()).unwrap();
     let mut x = buf(&cx, N, C);
     timed(bencher, N * C, || {
-        rope::rotate(&mut x, &table, &positions, Turn::Forward).unwrap();
+        rope::rotate(&cx, &mut x, &table, &positions, Turn::Forward).unwrap();
     });
 }
 
@@ -131,7 +134,8 @@ fn attention_forward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
     let n = lengths.iter().sum();
     let (q, k, v) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192));
     let spans = spans(lengths);
-    timed(bencher, flops(lengths), || attention::forward(&cx, &q, &k, &v, &spans, HEADS).unwrap());
+    let sight = Sight::new(&cx, &spans, HEADS, n, n).unwrap();
+    timed(bencher, flops(lengths), || attention::forward(&cx, &q, &k, &v, &sight, HEADS).unwrap());
 }
 
 #[divan::bench(args = LENGTHS)]
@@ -140,10 +144,11 @@ fn attention_backward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
     let n = lengths.iter().sum();
     let (q, k, v, dout) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192), buf(&cx, n, C));
     let spans = spans(lengths);
-    let (o, lse) = attention::forward(&cx, &q, &k, &v, &spans, HEADS).unwrap();
+    let sight = Sight::new(&cx, &spans, HEADS, n, n).unwrap();
+    let (o, lse) = attention::forward(&cx, &q, &k, &v, &sight, HEADS).unwrap();
     let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
     timed(bencher, flops(lengths) * 5 / 2, || {
-        attention::backward(&cx, &saved, &dout, &spans, HEADS).unwrap()
+        attention::backward(&cx, &saved, &dout, &sight, HEADS).unwrap()
     });
 }
 
@@ -162,24 +167,27 @@ fn swiglu_backward(bencher: Bencher<'_, '_>) {
     // The gradients are written over the inputs: each run needs new ones.
     bencher
         .with_inputs(|| (buf(&cx, N, F), buf(&cx, N, F)))
-        .bench_local_refs(|(a, b)| swiglu::backward(&dh, a, b).unwrap());
+        .bench_local_refs(|(a, b)| swiglu::backward(&cx, &dh, a, b).unwrap());
 }
 
 #[divan::bench]
 fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
     let cx = cx();
     let (n, v) = (128, 49_152);
-    let mut z = buf(&cx, n, v);
-    let (targets, coefficients, mut nll) = (vec![7; n], vec![0.1; n], vec![0.0; n]);
+    let targets = Mirror::new(&cx, vec![7; n]).unwrap();
+    let weights = Mirror::new(&cx, vec![0.1; n]).unwrap();
+    let (mut z, mut nll) = (Some(buf(&cx, n, v)), vec![0.0; n]);
     timed(bencher, n * v, || {
-        cross_entropy::forward_backward(&mut z, &targets, Some(&coefficients), &mut nll).unwrap();
+        let logits = z.take().unwrap();
+        let dz = cross_entropy::forward_backward(&cx, logits, &targets, Some(&weights), &mut nll);
+        z = dz.unwrap();
     });
 }
 
 #[divan::bench]
 fn dropout_apply(bencher: Bencher<'_, '_>) {
     let cx = cx();
-    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (0, i)).collect();
+    let tokens = Mirror::new(&cx, (0..N as u32).map(|i| [0, i]).collect::<Vec<_>>()).unwrap();
     let mask = Mask { p: 0.1, key: [1, 2], step: 3, tokens: &tokens };
     let x = buf(&cx, N, C);
     timed(bencher, N * C, || dropout::apply(&cx, &x, &mask).unwrap());
@@ -193,12 +201,12 @@ fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
 
 #[divan::bench]
 fn clip_and_adamw(bencher: Bencher<'_, '_>) {
-    let mut arena = Arena::default();
+    let (cx, mut arena) = (cx(), Arena::default());
     arena.push("adapter", [2_442_240 / C, C], &noise(2_442_240));
     let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
-    let mut optimizer = AdamW::new(config, &arena);
+    let mut optimizer = AdamW::new(config, &cx, &arena).unwrap();
     timed(bencher, 2_442_240, || {
-        arena.clip(arena.grad_norm(), 1.0);
-        optimizer.step(&mut arena, 1e-4);
+        let factor = clip_factor(arena.grad_norm(&cx).unwrap(), Some(1.0));
+        optimizer.step(&cx, &mut arena, 1e-4, factor).unwrap();
     });
 }

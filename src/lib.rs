@@ -3,7 +3,7 @@
 //! The folders mirror the data flow; each may use only what stands below it in this list
 //! (`tests/architecture.rs` enforces it):
 //!
-//! `cli` → `train` → `checkpoint` → `optim` → `model` → `adapters` → `ops` → `quant`, with `hub`, `data`, `config` and
+//! `cli` → `train` → `checkpoint` → `optim` → `model` → `adapters` → `ops` → `quant` and `gpu`, with `hub`, `data`, `config` and
 //! `report` beside them.
 //!
 //! Dimensions, everywhere: B sequences, N tokens in a batch, T tokens of a sequence, C hidden size, H query heads, K key/value
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod gpu;
 pub mod hub;
 pub mod model;
 pub mod ops;

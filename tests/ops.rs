@@ -2,11 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
-use vft::ops::attention::{self, Heads, Saved, Span};
+use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::Mask;
-use vft::ops::lora::{self, Factors};
+use vft::ops::lora::{self, Factors, Gradients, Part};
 use vft::ops::rope::{self, Turn};
-use vft::ops::{Buf, Cx, Weight, cross_entropy, linear, rms_norm, swiglu};
+use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
 
 /// Relative L2 error against candle, f32.
 const EXACT: f64 = 1e-5;
@@ -29,6 +29,14 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
 
 fn buf(cx: &Cx, shape: &[usize], seed: u32) -> Buf {
     cx.from_slice(&noise(shape.iter().product(), seed), shape).unwrap()
+}
+
+fn vector(cx: &Cx, n: usize, seed: u32) -> Vector {
+    Vector::new(cx, noise(n, seed)).unwrap()
+}
+
+fn part(b: &Buf) -> Part<'_> {
+    Part::Host(b.f32().unwrap())
 }
 
 fn var(b: &Buf) -> Var {
@@ -85,23 +93,24 @@ fn rms_reference(x: &Tensor, g: &Tensor) -> Result<Tensor> {
 #[test]
 fn rms_norm_is_candles() {
     let cx = cx();
-    let (x, g, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[1, C], 2), buf(&cx, &[N, C], 3));
-    let (y, r) = rms_norm::forward(&cx, &x, g.f32().unwrap(), 1e-5).unwrap();
+    let (x, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, C], 3));
+    let g = vector(&cx, C, 2);
+    let (y, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
     let xv = var(&x);
-    let theirs = rms_reference(&xv, &g.to_tensor().unwrap()).unwrap();
+    let theirs = rms_reference(&xv, &Tensor::new(&g[..], &Device::Cpu).unwrap()).unwrap();
     assert_close("y", y.f32().unwrap(), &values(&theirs));
     let mut dx = cx.zeros(&[N, C]).unwrap();
-    rms_norm::backward(&dy, &x, g.f32().unwrap(), &r, &mut dx).unwrap();
+    rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap();
     assert_close("dx", dx.f32().unwrap(), &gradients(&theirs, &dy, &[&xv])[0]);
 }
 
 #[test]
 fn rms_norm_gradient_is_the_difference() {
     let cx = cx();
-    let (x, g, dy) = (buf(&cx, &[N, C], 1), noise(C, 2), buf(&cx, &[N, C], 3));
+    let (x, g, dy) = (buf(&cx, &[N, C], 1), vector(&cx, C, 2), buf(&cx, &[N, C], 3));
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
     let mut dx = cx.zeros(&[N, C]).unwrap();
-    rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap();
+    rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap();
     assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| {
         let x = cx.from_slice(x, &[N, C]).unwrap();
         rms_norm::forward(&cx, &x, &g, 1e-5).unwrap().0.f32().unwrap().to_vec()
@@ -111,11 +120,11 @@ fn rms_norm_gradient_is_the_difference() {
 #[test]
 fn rms_norm_backward_adds() {
     let cx = cx();
-    let (x, g, dy) = (buf(&cx, &[N, C], 1), noise(C, 2), buf(&cx, &[N, C], 3));
+    let (x, g, dy) = (buf(&cx, &[N, C], 1), vector(&cx, C, 2), buf(&cx, &[N, C], 3));
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
     let run = |start: f32| {
         let mut dx = cx.from_slice(&vec![start; N * C], &[N, C]).unwrap();
-        rms_norm::backward(&dy, &x, &g, &r, &mut dx).unwrap();
+        rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap();
         dx.f32().unwrap().iter().map(|d| d - start).collect::<Vec<_>>()
     };
     assert_close("dx", &run(1.0), &run(0.0));
@@ -129,7 +138,7 @@ fn swiglu_is_candles() {
     let theirs = (candle_nn::ops::silu(&av).unwrap() * bv.as_tensor()).unwrap();
     let h = swiglu::forward(&cx, &a, &b).unwrap();
     assert_close("h", h.f32().unwrap(), &values(&theirs));
-    swiglu::backward(&dh, &mut a, &mut b).unwrap();
+    swiglu::backward(&cx, &dh, &mut a, &mut b).unwrap();
     let grads = gradients(&theirs, &dh, &[&av, &bv]);
     assert_close("da", a.f32().unwrap(), &grads[0]);
     assert_close("db", b.f32().unwrap(), &grads[1]);
@@ -138,12 +147,12 @@ fn swiglu_is_candles() {
 #[test]
 fn linear_is_candles() {
     let cx = cx();
-    let (x, dy, bias) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), noise(37, 3));
+    let (x, dy, bias) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), vector(&cx, 37, 3));
     let w = noise(37 * C, 4);
     let weight = Weight::from_f32(w.clone(), 37, C).unwrap();
     let y = linear::forward(&cx, &x, &weight, Some(&bias)).unwrap();
     let wt = Tensor::from_vec(w, (37, C), &Device::Cpu).unwrap();
-    let bt = Tensor::from_vec(bias, 37, &Device::Cpu).unwrap();
+    let bt = Tensor::from_vec(bias.to_vec(), 37, &Device::Cpu).unwrap();
     let xv = var(&x);
     let theirs = xv.matmul(&wt.t().unwrap()).unwrap().broadcast_add(&bt).unwrap();
     assert_close("y", y.f32().unwrap(), &values(&theirs));
@@ -170,7 +179,7 @@ fn lora_is_candles() {
     let cx = cx();
     let (x, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2));
     let (a, b) = (buf(&cx, &[3, C], 3), buf(&cx, &[37, 3], 4));
-    let f = Factors { a: a.f32().unwrap(), b: b.f32().unwrap(), r: 3, scale: 1.7 };
+    let f = Factors { a: part(&a), b: part(&b), r: 3, scale: 1.7 };
     let mut y = cx.zeros(&[N, 37]).unwrap();
     let u = lora::forward(&cx, &x, f, None, &mut y).unwrap();
     let (xv, av, bv) = (var(&x), var(&a), var(&b));
@@ -184,7 +193,8 @@ fn lora_is_candles() {
     assert_close("y", y.f32().unwrap(), &values(&theirs));
     let (mut da, mut db, mut dx) =
         (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
-    lora::backward(&cx, &x, &u, f, None, &dy, &mut da, &mut db, Some(&mut dx)).unwrap();
+    let into = Gradients::Host(&mut da, &mut db);
+    lora::backward(&cx, &x, &u, f, None, &dy, into, Some(&mut dx)).unwrap();
     let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
     for (what, ours, theirs) in
         [("dx", dx.f32().unwrap(), &grads[0]), ("da", &da, &grads[1]), ("db", &db, &grads[2])]
@@ -196,11 +206,12 @@ fn lora_is_candles() {
 #[test]
 fn lora_gradient_under_dropout_is_the_difference() {
     let cx = cx();
-    let tokens: Vec<(u32, u32)> = (0..N as u32).map(|i| (3, i)).collect();
+    let tokens: Vec<_> = (0..N as u32).map(|i| [3, i]).collect();
+    let tokens = Mirror::new(&cx, tokens).unwrap();
     let mask = Mask { p: 0.3, key: [1, 2], step: 4, tokens: &tokens };
     let (x, dy, a, b) =
         (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), noise(3 * C, 3), noise(37 * 3, 4));
-    let f = Factors { a: &a, b: &b, r: 3, scale: 0.5 };
+    let f = Factors { a: Part::Host(&a), b: Part::Host(&b), r: 3, scale: 0.5 };
     let forward = |x: &[f32]| {
         let x = cx.from_slice(x, &[N, C]).unwrap();
         let mut y = cx.zeros(&[N, 37]).unwrap();
@@ -210,7 +221,8 @@ fn lora_gradient_under_dropout_is_the_difference() {
     let (_, u) = forward(x.f32().unwrap());
     let (mut da, mut db, mut dx) =
         (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
-    lora::backward(&cx, &x, &u, f, Some(&mask), &dy, &mut da, &mut db, Some(&mut dx)).unwrap();
+    let into = Gradients::Host(&mut da, &mut db);
+    lora::backward(&cx, &x, &u, f, Some(&mask), &dy, into, Some(&mut dx)).unwrap();
     assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| forward(x).0);
 }
 
@@ -221,7 +233,7 @@ fn rope_is_candles_slow_rope() {
     let mut x = buf(&cx, &[N, heads * d], 1);
     let dy = buf(&cx, &[N, heads * d], 2);
     let freqs: Vec<f32> = (0..d / 2).map(|i| 1.0 / 100f32.powf(i as f32 / 5.0)).collect();
-    let table = rope::Table::new(&freqs, 1.0, N);
+    let table = rope::Table::new(&cx, &freqs, 1.0, N).unwrap();
     let angles: Vec<f32> = (0..N).flat_map(|p| freqs.iter().map(move |f| p as f32 * f)).collect();
     let angles = Tensor::from_vec(angles, (N, d / 2), &Device::Cpu).unwrap();
     let xv = var(&x);
@@ -231,12 +243,12 @@ fn rope_is_candles_slow_rope() {
         candle_nn::rotary_emb::rope_slow(&by_head, &angles.cos().unwrap(), &angles.sin().unwrap())
             .unwrap();
     let theirs = theirs.transpose(1, 2).unwrap().reshape((N, heads * d)).unwrap();
-    let positions: Vec<u32> = (0..N as u32).collect();
-    rope::rotate(&mut x, &table, &positions, Turn::Forward).unwrap();
+    let positions = Mirror::new(&cx, (0..N as u32).collect::<Vec<_>>()).unwrap();
+    rope::rotate(&cx, &mut x, &table, &positions, Turn::Forward).unwrap();
     assert_close("y", x.f32().unwrap(), &values(&theirs));
     let theirs = gradients(&theirs, &dy, &[&xv]);
     let mut dx = dy;
-    rope::rotate(&mut dx, &table, &positions, Turn::Backward).unwrap();
+    rope::rotate(&cx, &mut dx, &table, &positions, Turn::Backward).unwrap();
     assert_close("dx", dx.f32().unwrap(), &theirs[0]);
 }
 
@@ -274,7 +286,8 @@ fn check_attention(lengths: &[usize], h: Heads) {
         Span { q: start - t..start, k: start - t..start }
     };
     let spans: Vec<Span> = lengths.iter().map(span).collect();
-    let (o, lse) = attention::forward(&cx, &q, &k, &v, &spans, h).unwrap();
+    let sight = Sight::new(&cx, &spans, h, n, n).unwrap();
+    let (o, lse) = attention::forward(&cx, &q, &k, &v, &sight, h).unwrap();
     let (qv, kv, vv) = (var(&q), var(&k), var(&v));
     let parts = spans.iter().map(|s| {
         let rows = |x: &Var| x.narrow(0, s.q.start, s.q.len()).unwrap();
@@ -283,7 +296,7 @@ fn check_attention(lengths: &[usize], h: Heads) {
     let theirs = Tensor::cat(&parts.collect::<Vec<_>>(), 0).unwrap();
     assert_close("o", o.f32().unwrap(), &values(&theirs));
     let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &spans, h).unwrap();
+    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &sight, h).unwrap();
     let grads = gradients(&theirs, &dout, &[&qv, &kv, &vv]);
     for ((what, ours), theirs) in [("dq", dq), ("dk", dk), ("dv", dv)].iter().zip(&grads) {
         assert_close(what, ours.f32().unwrap(), theirs);
@@ -309,27 +322,33 @@ fn attention_with_as_many_kv_heads_is_candles() {
 fn cached_keys_give_the_last_rows_of_the_whole() {
     let cx = cx();
     let (q, k, v) = (buf(&cx, &[9, 60], 1), buf(&cx, &[9, 20], 2), buf(&cx, &[9, 20], 3));
-    let whole = attention::forward(&cx, &q, &k, &v, &[Span { q: 0..9, k: 0..9 }], HEADS).unwrap().0;
+    let forward = |q: &Buf| {
+        let spans = [Span { q: 0..q.rows(), k: 0..9 }];
+        let sight = Sight::new(&cx, &spans, HEADS, q.rows(), 9).unwrap();
+        attention::forward(&cx, q, &k, &v, &sight, HEADS).unwrap().0
+    };
+    let whole = forward(&q);
     let last = cx.from_slice(&q.f32().unwrap()[7 * 60..], &[2, 60]).unwrap();
-    let part =
-        attention::forward(&cx, &last, &k, &v, &[Span { q: 0..2, k: 0..9 }], HEADS).unwrap().0;
+    let part = forward(&last);
     assert_close("o", part.f32().unwrap(), &whole.f32().unwrap()[7 * 60..]);
 }
 
 #[test]
 fn cross_entropy_is_candles() {
     let cx = cx();
-    let mut z = buf(&cx, &[N, C], 1);
+    let z = buf(&cx, &[N, C], 1);
     let zv = var(&z);
     let (targets, coefficients) = ([3u32, 0, 122, 50, 7], [0.5f32, 0.0, 2.0, 1.0, 0.1]);
     let t = Tensor::from_vec(targets.to_vec(), (N, 1), &Device::Cpu).unwrap();
     let logp = candle_nn::ops::log_softmax(zv.as_tensor(), D::Minus1).unwrap();
     let nll = logp.gather(&t, 1).unwrap().neg().unwrap();
     let mut ours = [0.0; N];
-    cross_entropy::forward_backward(&mut z, &targets, Some(&coefficients), &mut ours).unwrap();
+    let targets = Mirror::new(&cx, &targets[..]).unwrap();
+    let c = Mirror::new(&cx, &coefficients[..]).unwrap();
+    let dz = cross_entropy::forward_backward(&cx, z, &targets, Some(&c), &mut ours).unwrap();
     assert_close("nll", &ours, &values(&nll));
     let dy = cx.from_slice(&coefficients, &[N, 1]).unwrap();
-    assert_close("dz", z.f32().unwrap(), &gradients(&nll, &dy, &[&zv])[0]);
+    assert_close("dz", dz.unwrap().f32().unwrap(), &gradients(&nll, &dy, &[&zv])[0]);
 }
 
 #[test]
@@ -341,7 +360,7 @@ fn swiglu_gradient_is_the_difference() {
         swiglu::forward(&cx, &of(a), &of(b)).unwrap().f32().unwrap().to_vec()
     };
     let (mut da, mut db) = (of(&a), of(&b));
-    swiglu::backward(&dh, &mut da, &mut db).unwrap();
+    swiglu::backward(&cx, &dh, &mut da, &mut db).unwrap();
     let dh = dh.f32().unwrap();
     assert_difference(&a, da.f32().unwrap(), dh, |a| forward(a, &b));
     assert_difference(&b, db.f32().unwrap(), dh, |b| forward(&a, b));
@@ -350,7 +369,7 @@ fn swiglu_gradient_is_the_difference() {
 #[test]
 fn linear_gradient_is_the_difference() {
     let cx = cx();
-    let (x, dy, bias) = (noise(N * C, 1), buf(&cx, &[N, 37], 2), noise(37, 3));
+    let (x, dy, bias) = (noise(N * C, 1), buf(&cx, &[N, 37], 2), vector(&cx, 37, 3));
     let w = Weight::from_f32(noise(37 * C, 4), 37, C).unwrap();
     let mut dx = cx.zeros(&[N, C]).unwrap();
     linear::backward(&cx, &dy, &w, &mut dx).unwrap();
@@ -365,11 +384,11 @@ fn rope_gradient_is_the_difference() {
     let cx = cx();
     let shape = [N, 3 * 10];
     let (x, dy) = (noise(N * 30, 1), noise(N * 30, 2));
-    let table = rope::Table::new(&[1.0, 0.5, 0.2, 0.1, 0.03], 1.3, 40);
-    let positions = [7, 8, 39, 0, 1];
+    let table = rope::Table::new(&cx, &[1.0, 0.5, 0.2, 0.1, 0.03], 1.3, 40).unwrap();
+    let positions = Mirror::new(&cx, vec![7, 8, 39, 0, 1]).unwrap();
     let turn = |v: &[f32], turn| {
         let mut b = cx.from_slice(v, &shape).unwrap();
-        rope::rotate(&mut b, &table, &positions, turn).unwrap();
+        rope::rotate(&cx, &mut b, &table, &positions, turn).unwrap();
         b.f32().unwrap().to_vec()
     };
     assert_difference(&x, &turn(&dy, Turn::Backward), &dy, |x| turn(x, Turn::Forward));
@@ -381,16 +400,17 @@ fn attention_gradients_are_the_differences() {
     let h = Heads { window: Some(50), ..HEADS };
     let n = 5 + 123;
     let spans = [Span { q: 0..5, k: 0..5 }, Span { q: 5..n, k: 5..n }];
+    let sight = Sight::new(&cx, &spans, h, n, n).unwrap();
     let inputs = [noise(n * 60, 1), noise(n * 20, 2), noise(n * 20, 3)];
     let of = |v: &[f32]| cx.from_slice(v, &[n, v.len() / n]).unwrap();
     let forward = |q: &[f32], k: &[f32], v: &[f32]| {
-        attention::forward(&cx, &of(q), &of(k), &of(v), &spans, h).unwrap()
+        attention::forward(&cx, &of(q), &of(k), &of(v), &sight, h).unwrap()
     };
     let [q, k, v] = inputs.each_ref().map(|v| of(v));
     let (o, lse) = forward(&inputs[0], &inputs[1], &inputs[2]);
     let dout = buf(&cx, &[n, 60], 4);
     let saved = Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
-    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &spans, h).unwrap();
+    let (dq, dk, dv) = attention::backward(&cx, &saved, &dout, &sight, h).unwrap();
     for (i, d) in [dq, dk, dv].iter().enumerate() {
         assert_difference(&inputs[i], d.f32().unwrap(), dout.f32().unwrap(), |moved| {
             let mut at = inputs.each_ref().map(|v| v.as_slice());
@@ -405,12 +425,14 @@ fn cross_entropy_gradient_is_the_difference() {
     let cx = cx();
     let (targets, coefficients) = ([3u32, 0, 122, 50, 7], [0.5f32, 0.3, 2.0, 1.0, 0.1]);
     let z = noise(N * C, 1);
-    let run = |z: &[f32], coefficients: Option<&[f32]>| {
-        let mut z = cx.from_slice(z, &[N, C]).unwrap();
+    let targets = Mirror::new(&cx, &targets[..]).unwrap();
+    let weights = Mirror::new(&cx, &coefficients[..]).unwrap();
+    let run = |z: &[f32], coefficients| {
+        let z = cx.from_slice(z, &[N, C]).unwrap();
         let mut nll = vec![0.0; N];
-        cross_entropy::forward_backward(&mut z, &targets, coefficients, &mut nll).unwrap();
-        (nll, z)
+        let dz = cross_entropy::forward_backward(&cx, z, &targets, coefficients, &mut nll);
+        (nll, dz.unwrap())
     };
-    let dz = run(&z, Some(&coefficients)).1;
+    let dz = run(&z, Some(&weights)).1.unwrap();
     assert_difference(&z, dz.f32().unwrap(), &coefficients, |z| run(z, None).0);
 }

@@ -1,7 +1,8 @@
 //! vft against transformers + PEFT + torch, family by family, step by step.
 //!
 //! Traces: `scripts/fixtures/parity.py`. The reference in f32 differs from the same in f64 by 8e-8 (loss), 2e-7 (norm) and 2e-6 (adapter
-//! over movement); what is asked here leaves one order of magnitude for another order of summation.
+//! over movement); what is asked here leaves one order of magnitude for another order of summation. With `VFT_TEST_DEVICE=cuda` the
+//! same is asked of a CUDA device.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
@@ -12,11 +13,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use vft::adapters::LoraConfig;
 use vft::adapters::names::module_of;
+use vft::gpu::Gpu;
 use vft::model::decoder::Labels;
-use vft::model::load::{AdapterTensors, Nf4, Storage, attach, load};
+use vft::model::load::{AdapterTensors, Nf4, attach, load};
 use vft::model::{Decoder, Tokens};
 use vft::ops::Cx;
 use vft::optim::adamw::AdamWConfig;
+use vft::optim::arena::clip_factor;
 use vft::optim::{AdamW, Arena, Cosine};
 
 /// Relative: each step's loss, each step's norm, each gradient tensor (L2), final adapter over movement (L2), logits (L2).
@@ -76,15 +79,30 @@ impl Fixture {
     }
 }
 
+/// The type of the computation and how the base is packed.
+#[derive(Clone, Copy)]
+struct Storage {
+    compute: DType,
+    quantize: Option<Nf4>,
+}
+
 struct Model {
     cx: Cx,
     decoder: Decoder,
     arena: Arena,
 }
 
+/// On the device that `VFT_TEST_DEVICE` names: cpu or cuda.
+fn context(compute: DType, threads: usize) -> Cx {
+    match std::env::var("VFT_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Cx::on_gpu(compute, Gpu::open(0).unwrap()).unwrap(),
+        _ => Cx::cpu(compute, threads).unwrap(),
+    }
+}
+
 fn model(f: &Fixture, storage: Storage, with_adapter: bool, threads: usize) -> Model {
-    let cx = Cx::cpu(storage.compute, threads).unwrap();
-    let mut decoder = load(&f.dir, storage).unwrap();
+    let cx = context(storage.compute, threads);
+    let mut decoder = load(&cx, &f.dir, storage.quantize).unwrap();
     let mut arena = Arena::default();
     if with_adapter {
         let lora = LoraConfig { r: f.number("r") as usize, alpha: f.number("alpha"), dropout: 0.0 };
@@ -92,6 +110,7 @@ fn model(f: &Fixture, storage: Storage, with_adapter: bool, threads: usize) -> M
         let paths: Vec<String> = initial.keys().cloned().collect();
         attach(&mut decoder, &mut arena, &lora, &paths, 0, Some(&initial)).unwrap();
     }
+    arena.to_device(&cx).unwrap();
     Model { cx, decoder, arena }
 }
 
@@ -101,7 +120,7 @@ fn micro_batch(rows: &[&(Vec<u32>, Vec<i64>)], total: usize) -> (Tokens, Labels)
     let mut start = 0;
     for (ids, row) in rows {
         for (i, &label) in row.iter().enumerate().skip(1).filter(|(_, l)| **l != -100) {
-            labels.rows.push(start + i - 1);
+            labels.rows.push((start + i - 1) as u32);
             labels.targets.push(label as u32);
             labels.coefficients.push((1.0 / total as f64) as f32);
         }
@@ -137,14 +156,14 @@ fn train_windows(
     let betas = [f.trace["betas"][0].as_f64().unwrap(), f.trace["betas"][1].as_f64().unwrap()];
     let config =
         AdamWConfig { betas, eps: f.number("eps"), weight_decay: f.number("weight_decay") };
-    let mut optimizer = AdamW::new(config, &m.arena);
+    let mut optimizer = AdamW::new(config, &m.cx, &m.arena).unwrap();
     let schedule = Cosine {
         lr: f.number("lr"),
         min_lr: 0.0,
         warmup_steps: f.number("warmup_steps") as usize,
         total_steps: steps,
     };
-    let rope = m.decoder.rope_table(256);
+    let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
     let Model { cx, decoder, arena } = m;
     (0..steps)
         .map(|step| {
@@ -153,7 +172,7 @@ fn train_windows(
                 .collect();
             let total =
                 window.iter().flat_map(|r| r.1.iter().skip(1)).filter(|l| **l != -100).count();
-            arena.zero_grads();
+            arena.zero_grads().unwrap();
             let mut loss = 0.0;
             for rows in window.chunks(micro) {
                 let (tokens, labels) = micro_batch(rows, total);
@@ -162,10 +181,12 @@ fn train_windows(
                     .unwrap();
                 loss += nll.iter().map(|n| f64::from(*n)).sum::<f64>() / total as f64;
             }
+            arena.fetch_grads().unwrap();
             after_backward(step, arena);
-            let norm = arena.grad_norm();
-            arena.clip(norm, f.number("max_norm"));
-            optimizer.step(arena, schedule.rate(step));
+            let norm = arena.grad_norm(cx).unwrap();
+            let factor = clip_factor(norm, Some(f.number("max_norm")));
+            optimizer.step(cx, arena, schedule.rate(step), factor).unwrap();
+            arena.fetch_params().unwrap();
             Step { loss, norm }
         })
         .collect()
@@ -184,12 +205,8 @@ const F32: Storage = Storage { compute: DType::F32, quantize: None };
 
 fn logits(f: &Fixture, m: &Model) -> Vec<f32> {
     let tokens = Tokens::new([(f.rows[0].0.as_slice(), 0)]);
-    m.decoder
-        .logits(&m.cx, &m.arena, &m.decoder.rope_table(256), &tokens)
-        .unwrap()
-        .f32()
-        .unwrap()
-        .to_vec()
+    let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
+    m.decoder.logits(&m.cx, &m.arena, &rope, &tokens).unwrap().to_f32().unwrap()
 }
 
 fn check_logits(family: &str, stem: &str, storage: Storage) {
@@ -352,11 +369,11 @@ fn bits_do_not_depend_on_threads() {
 fn one_sequence_changes_no_bit_of_another() {
     let f = Fixture::read("llama", "trace");
     let m = model(&f, F32, true, 1);
-    let rope = m.decoder.rope_table(256);
+    let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
     let second = |first: &[u32]| {
         let tokens = Tokens::new([(first, 0), (f.rows[1].0.as_slice(), 1)]);
         let all = m.decoder.logits(&m.cx, &m.arena, &rope, &tokens).unwrap();
-        all.f32().unwrap()[first.len() * 128..].to_vec()
+        all.to_f32().unwrap()[first.len() * 128..].to_vec()
     };
     assert_eq!(second(&[5, 6, 7, 8]), second(&[90, 91, 92, 93]));
 }
@@ -369,6 +386,7 @@ fn an_adapter_whose_b_is_zero_changes_nothing() {
     let lora = LoraConfig { r: 4, alpha: 8.0, dropout: 0.0 };
     let paths = m.decoder.spec.linear_paths();
     attach(&mut m.decoder, &mut m.arena, &lora, &paths, 1, None).unwrap();
+    m.arena.to_device(&m.cx).unwrap();
     assert_eq!(logits(&f, &m), logits(&f, &plain));
 }
 
@@ -378,7 +396,7 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
         let f = Fixture::read(family, "trace");
         let m = model(&f, F32, true, 1);
         let ids = &f.rows[3].0;
-        let rope = m.decoder.rope_table(256);
+        let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
         let mut cache = m.decoder.cache(&m.cx, ids.len()).unwrap();
         let mut last = m.decoder.decode(&m.cx, &m.arena, &rope, &ids[..4], &mut cache).unwrap();
         for id in &ids[4..] {
@@ -386,7 +404,7 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
         }
         let tokens = Tokens::new([(ids.as_slice(), 0)]);
         let whole = m.decoder.logits(&m.cx, &m.arena, &rope, &tokens).unwrap();
-        let error = relative(&last, &whole.f32().unwrap()[(ids.len() - 1) * 128..]);
+        let error = relative(&last, &whole.to_f32().unwrap()[(ids.len() - 1) * 128..]);
         assert!(error < 1e-5, "{family}: {error:e}");
     }
 }

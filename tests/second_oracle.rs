@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
 use std::path::Path;
 use vft::model::Tokens;
-use vft::model::load::{Storage, load};
+use vft::model::load::load;
 use vft::ops::Cx;
 use vft::optim::Arena;
 
@@ -26,9 +26,10 @@ fn llama_logits_of_the_last_token_are_candle_transformers() {
     let theirs: Vec<f32> = theirs.flatten_all().unwrap().to_vec1().unwrap();
 
     let cx = Cx::cpu(DType::F32, 1).unwrap();
-    let decoder = load(&dir, Storage { compute: DType::F32, quantize: None }).unwrap();
+    let decoder = load(&cx, &dir, None).unwrap();
     let tokens = Tokens::new([(ids.as_slice(), 0)]);
-    let ours = decoder.logits(&cx, &Arena::default(), &decoder.rope_table(64), &tokens).unwrap();
+    let rope = decoder.rope_table(&cx, 64).unwrap();
+    let ours = decoder.logits(&cx, &Arena::default(), &rope, &tokens).unwrap();
     let ours = &ours.f32().unwrap()[(ids.len() - 1) * 128..];
     let far: f32 = ours.iter().zip(&theirs).map(|(a, b)| (a - b).powi(2)).sum();
     let error = (far / theirs.iter().map(|b| b * b).sum::<f32>()).sqrt();

@@ -1,16 +1,15 @@
 //! `vft generate`: a model, an adapter if given, a prompt, an answer.
 
 use crate::checkpoint::peft;
-use crate::config::{Precision, Quantize};
+use crate::config::{Device, Precision, Quantize};
 use crate::data::row::{Role, Turn};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::model::load::{attach, load};
 use crate::model::sample::{Sampler, Sampling};
-use crate::ops::Cx;
 use crate::optim::Arena;
 use crate::report;
-use crate::train::prepare::storage;
+use crate::train::device;
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -24,10 +23,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Pack the base to 4 bits: bnb.nf4 or bnb.nf4-dq.
-    #[arg(long, value_parser = quantize)]
+    #[arg(long)]
     quantize: Option<Quantize>,
-    /// 32-true or bf16-true.
-    #[arg(long, value_parser = precision, default_value = "bf16-true")]
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// 32-true, bf16-true or, on CUDA, 16-true.
+    #[arg(long, default_value = "bf16-true")]
     precision: Precision,
     /// What to ask.
     #[arg(long)]
@@ -58,22 +60,6 @@ pub(super) struct Args {
     threads: usize,
 }
 
-fn quantize(text: &str) -> Result<Quantize, String> {
-    match text.strip_prefix("bnb.").unwrap_or(text) {
-        "nf4" => Ok(Quantize::Nf4),
-        "nf4-dq" => Ok(Quantize::Nf4Dq),
-        _ => Err("bnb.nf4 and bnb.nf4-dq work".into()),
-    }
-}
-
-fn precision(text: &str) -> Result<Precision, String> {
-    match text {
-        "32-true" | "32" => Ok(Precision::F32),
-        "bf16-true" | "bf16" => Ok(Precision::Bf16),
-        _ => Err("32-true and bf16-true work".into()),
-    }
-}
-
 pub(super) fn run(args: &Args) -> Result<i32> {
     let problem = |message: String| UserError::from(Problem::new(message));
     if !args.base.is_dir() {
@@ -92,9 +78,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 
     let tokenizer = Tokenizer::load(&args.base)?;
     let ids = prompt_ids(args, &tokenizer)?;
-    let storage = storage(args.precision, args.quantize);
-    let cx = Cx::cpu(storage.compute, args.threads)?;
-    let mut decoder = cx.install(|| load(&args.base, storage))?;
+    let (cx, note) = device::open(args.device, args.precision, args.threads)?;
+    if let Some(note) = note {
+        report::print_note(format_args!("note: {note}"));
+    }
+    let mut decoder = cx.install(|| load(&cx, &args.base, args.quantize.map(device::nf4)))?;
     let mut arena = Arena::default();
     if let Some(dir) = &args.adapter {
         let file = peft::read(dir)?;
@@ -105,6 +93,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         }
         let paths: Vec<String> = file.tensors.keys().cloned().collect();
         attach(&mut decoder, &mut arena, &file.lora, &paths, 0, Some(&file.tensors))?;
+        arena.to_device(&cx)?;
     }
     if let Some(id) = ids.iter().find(|id| **id as usize >= decoder.spec.vocab) {
         return Err(problem(format!(
@@ -129,7 +118,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     };
     let mut sampler = Sampler::new(sampling, &ids);
     let answer = cx.install(|| -> Result<Vec<u32>> {
-        let rope = decoder.rope_table(ids.len() + room);
+        let rope = decoder.rope_table(&cx, ids.len() + room)?;
         let mut cache = decoder.cache(&cx, ids.len() + room)?;
         let (mut answer, mut next) = (Vec::new(), ids.clone());
         while answer.len() < room {

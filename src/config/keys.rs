@@ -23,7 +23,8 @@ macro_rules! keys {
 keys! {
     "checkpoint_dir", "path", "(required)", "Hugging Face model directory to start from";
     "out_dir", "path", "out/finetune/lora", "where the run writes";
-    "precision", "32-true | bf16-true", "bf16-true", "type of weights and activations";
+    "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
+    "precision", "32-true | bf16-true | 16-true", "bf16-true", "type of weights and activations; 16-true on CUDA only";
     "quantize", "bnb.nf4 | bnb.nf4-dq | null", "null", "4-bit base weights (QLoRA); -dq quantises the scales too";
     "lora_r", "integer", "8", "rank of the adapters";
     "lora_alpha", "number", "16", "adapters are scaled by lora_alpha / lora_r";

@@ -109,17 +109,9 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
             &format!("`{class}` is not supported; `JSON` is, with `init_args.path`"),
         );
     }
-    let precision = r.read("precision", Precision::Bf16, |text| match text {
-        "32-true" | "32" => Ok(Precision::F32),
-        "bf16-true" | "bf16" => Ok(Precision::Bf16),
-        _ => Err(format!("`{text}` is not supported; `32-true` and `bf16-true` are")),
-    });
-    let quantize =
-        r.read("quantize", None, |text| match text.strip_prefix("bnb.").unwrap_or(text) {
-            "nf4" => Ok(Some(Quantize::Nf4)),
-            "nf4-dq" => Ok(Some(Quantize::Nf4Dq)),
-            _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
-        });
+    let device = r.read("device", Device::Auto, str::parse);
+    let precision = r.read("precision", Precision::Bf16, str::parse);
+    let quantize = r.read("quantize", None, |text| text.parse().map(Some));
     let kind = r.read("optimizer.class_path", OptimizerKind::AdamW, |text| match text {
         "AdamW"
         | "torch.optim.AdamW"
@@ -148,6 +140,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
     let mut config = RunConfig {
         checkpoint_dir: required(&mut r, "checkpoint_dir"),
         out_dir: r.text("out_dir").unwrap_or_else(|| "out/finetune/lora".into()).into(),
+        device,
         precision,
         quantize,
         lora,

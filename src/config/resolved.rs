@@ -40,14 +40,9 @@ impl RunConfig {
         Some(match key {
             "checkpoint_dir" => path(&self.checkpoint_dir),
             "out_dir" => path(&self.out_dir),
-            "precision" => {
-                if self.precision == Precision::F32 { "32-true" } else { "bf16-true" }.into()
-            }
-            "quantize" => match self.quantize {
-                None => "null".into(),
-                Some(Quantize::Nf4) => "bnb.nf4".into(),
-                Some(Quantize::Nf4Dq) => "bnb.nf4-dq".into(),
-            },
+            "device" => self.device.to_string(),
+            "precision" => self.precision.to_string(),
+            "quantize" => or_null(self.quantize),
             "lora_r" => self.lora.r.to_string(),
             "lora_alpha" => self.lora.alpha.to_string(),
             "lora_dropout" => self.lora.dropout.to_string(),

@@ -2,7 +2,45 @@
 
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a run computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The first CUDA device if there is one that works, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" | "gpu" => Ok(Self::Cuda(0)),
+            _ => number
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("`{text}` is no device; write auto, cpu, cuda or cuda:1")),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
 
 /// Type of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +49,32 @@ pub enum Precision {
     F32,
     /// bf16 weights and activations, f32 sums, adapters and optimizer.
     Bf16,
+    /// f16 weights and activations with a dynamic loss scale, f32 sums, adapters and optimizer; on CUDA only.
+    F16,
+}
+
+impl FromStr for Precision {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "32-true" | "32" => Ok(Self::F32),
+            "bf16-true" | "bf16" => Ok(Self::Bf16),
+            "16-true" | "16" => Ok(Self::F16),
+            _ => {
+                Err(format!("`{text}` is not supported; `32-true`, `bf16-true` and `16-true` are"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "32-true",
+            Self::Bf16 => "bf16-true",
+            Self::F16 => "16-true",
+        })
+    }
 }
 
 /// 4-bit base weights.
@@ -20,6 +84,23 @@ pub enum Quantize {
     Nf4,
     /// NF4 with scales quantised again.
     Nf4Dq,
+}
+
+impl FromStr for Quantize {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("bnb.").unwrap_or(text) {
+            "nf4" => Ok(Self::Nf4),
+            "nf4-dq" => Ok(Self::Nf4Dq),
+            _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
+        }
+    }
+}
+
+impl fmt::Display for Quantize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Nf4 { "bnb.nf4" } else { "bnb.nf4-dq" })
+    }
 }
 
 /// Which modules get an adapter.
@@ -107,6 +188,7 @@ pub struct OptimizerSection {
 pub struct RunConfig {
     pub checkpoint_dir: PathBuf,
     pub out_dir: PathBuf,
+    pub device: Device,
     pub precision: Precision,
     pub quantize: Option<Quantize>,
     pub lora: LoraSection,

@@ -25,6 +25,11 @@ impl LayerCache {
         self.len
     }
 
+    /// Tokens that fit.
+    pub fn capacity(&self) -> usize {
+        self.k.rows()
+    }
+
     /// Whether no token is in the cache.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -51,7 +56,12 @@ impl LayerCache {
             bail!("the cache holds {} tokens; {end} do not fit", self.k.rows());
         }
         for (to, from) in [(&mut self.k, k), (&mut self.v, v)] {
-            to.f32_mut()?[at..end * width].copy_from_slice(from.f32()?);
+            if let Ok(memory) = from.memory() {
+                let size = from.dtype().size_in_bytes();
+                to.memory()?.copy(at * size, memory, 0, from.len() * size)?;
+            } else {
+                to.f32_mut()?[at..end * width].copy_from_slice(from.f32()?);
+            }
         }
         self.len = end;
         Ok(())

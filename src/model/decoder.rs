@@ -3,11 +3,13 @@
 //! The head runs over labelled tokens only, in chunks, so that the (N, V) logits never exist: each chunk's logits become
 //! per-token losses and, with coefficients, the hidden states' gradient, at once.
 
+use super::batch::Rows;
 use super::cache::LayerCache;
 use super::layer::{Layer, Pass};
-use super::linear::{Dropout, Linear};
+use super::linear::{Draw, Dropout, Linear};
 use super::{DecoderSpec, Tokens};
-use crate::ops::{Buf, Cx, Weight, cross_entropy, embedding, rms_norm, rope};
+use crate::ops::attention::Span;
+use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, rms_norm, rope, rows};
 use crate::optim::Arena;
 use candle_core::{Result, bail};
 use std::sync::Arc;
@@ -25,7 +27,7 @@ pub struct Decoder {
     /// The layers.
     pub layers: Vec<Layer>,
     /// Final RMSNorm weight (C).
-    pub norm: Vec<f32>,
+    pub norm: Vector,
     /// The head (V, C).
     pub head: Linear,
     /// Inverse rotary frequencies (D/2) and the factor on cos and sin.
@@ -36,7 +38,7 @@ pub struct Decoder {
 #[derive(Debug, Clone, Default)]
 pub struct Labels {
     /// Rows of the micro-batch whose next token is a target, ascending.
-    pub rows: Vec<usize>,
+    pub rows: Vec<u32>,
     /// The targets.
     pub targets: Vec<u32>,
     /// The coefficient of each target's loss; its gradient is scaled by it.
@@ -45,8 +47,11 @@ pub struct Labels {
 
 impl Decoder {
     /// Rotary tables for sequences of up to `positions` tokens.
-    pub fn rope_table(&self, positions: usize) -> rope::Table {
-        rope::Table::new(&self.frequencies.0, self.frequencies.1, positions)
+    ///
+    /// # Errors
+    /// When the copy to a device fails.
+    pub fn rope_table(&self, cx: &Cx, positions: usize) -> Result<rope::Table> {
+        rope::Table::new(cx, &self.frequencies.0, self.frequencies.1, positions)
     }
 
     /// All linear layers in the order of [`DecoderSpec::linear_paths`].
@@ -79,10 +84,12 @@ impl Decoder {
         rope: &rope::Table,
         tokens: &Tokens,
         labels: &Labels,
-        dropout: Option<Dropout<'_>>,
+        draw: Option<Draw>,
     ) -> Result<Vec<f32>> {
-        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout };
-        let mut x = embedding::forward(cx, &self.embed, &tokens.ids)?;
+        let rows = self.rows(cx, tokens)?;
+        let dropout = draw.map(|draw| Dropout { draw, origins: &rows.origins });
+        let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout };
+        let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
         let mut saved = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let (y, s) = layer.forward(pass, arena, x)?;
@@ -96,7 +103,7 @@ impl Decoder {
         drop(h);
         cx.round(&mut dh)?;
         let mut dx = cx.zeros(x.shape())?;
-        rms_norm::backward(&dh, &x, &self.norm, &r, &mut dx)?;
+        rms_norm::backward(cx, &dh, &x, &self.norm, &r, &mut dx)?;
         drop((dh, x));
         cx.round(&mut dx)?;
         for (i, (layer, s)) in self.layers.iter().zip(saved).enumerate().rev() {
@@ -120,7 +127,8 @@ impl Decoder {
         tokens: &Tokens,
         labels: &Labels,
     ) -> Result<Vec<f32>> {
-        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout: None };
+        let rows = self.rows(cx, tokens)?;
+        let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
         let h = self.hidden(pass, arena)?;
         self.head_pass(pass, arena, &h, labels, None)
     }
@@ -136,13 +144,18 @@ impl Decoder {
         rope: &rope::Table,
         tokens: &Tokens,
     ) -> Result<Buf> {
-        let pass = Pass { cx, spec: &self.spec, rope, tokens, dropout: None };
+        let rows = self.rows(cx, tokens)?;
+        let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
         let h = self.hidden(pass, arena)?;
-        Ok(self.head.forward(cx, arena, &h, None)?.0)
+        Ok(self.head.logits(cx, arena, &h, None)?.0)
+    }
+
+    fn rows<'a>(&self, cx: &Cx, tokens: &'a Tokens) -> Result<Rows<'a>> {
+        tokens.rows(cx, self.spec.attention(), tokens.len())
     }
 
     fn hidden(&self, pass: Pass<'_>, arena: &Arena) -> Result<Buf> {
-        let mut x = embedding::forward(pass.cx, &self.embed, &pass.tokens.ids)?;
+        let mut x = embedding::forward(pass.cx, &self.embed, &pass.rows.ids)?;
         for layer in &self.layers {
             x = layer.forward(pass, arena, x)?.0;
         }
@@ -167,29 +180,34 @@ impl Decoder {
         let (cx, c, v) = (pass.cx, self.spec.hidden, self.spec.vocab);
         let chunk = (LOGITS / v.max(1)).max(1);
         let mut nll = vec![0.0; labels.rows.len()];
-        for (i, rows) in labels.rows.chunks(chunk).enumerate() {
-            let at = i * chunk..i * chunk + rows.len();
-            let mut x = cx.alloc(&[rows.len(), c])?;
-            for (x, &row) in x.f32_mut()?.chunks_mut(c).zip(rows) {
-                x.copy_from_slice(&h.f32()?[row * c..(row + 1) * c]);
-            }
+        for (i, chosen) in labels.rows.chunks(chunk).enumerate() {
+            let at = i * chunk..i * chunk + chosen.len();
+            let rows = Mirror::new(cx, chosen)?;
+            let x = rows::gather(cx, h, &rows)?;
             let origins: Vec<_> = match pass.dropout {
-                Some(d) => rows.iter().map(|r| d.origins[*r]).collect(),
+                Some(d) => chosen.iter().map(|r| d.origins[*r as usize]).collect(),
                 None => Vec::new(),
             };
+            let origins = Mirror::new(cx, origins)?;
             let dropout = pass.dropout.map(|d| Dropout { origins: &origins, ..d });
-            let (mut logits, u) = self.head.forward(cx, arena, &x, dropout)?;
-            let targets = &labels.targets[at.clone()];
-            let coefficients = dh.is_some().then(|| &labels.coefficients[at.clone()]);
-            let out = &mut nll[at];
-            cross_entropy::forward_backward(&mut logits, targets, coefficients, out)?;
-            let Some(dh) = dh.as_deref_mut() else { continue };
-            cx.round(&mut logits)?;
-            let mut dx = cx.zeros(&[rows.len(), c])?;
-            self.head.backward(cx, arena, &x, u.as_ref(), dropout, &logits, Some(&mut dx))?;
-            for (dx, &row) in dx.f32()?.chunks(c).zip(rows) {
-                dh.f32_mut()?[row * c..(row + 1) * c].copy_from_slice(dx);
-            }
+            let (logits, u) = self.head.logits(cx, arena, &x, dropout)?;
+            let targets = Mirror::new(cx, &labels.targets[at.clone()])?;
+            let coefficients = match dh {
+                Some(_) => Some(Mirror::new(cx, &labels.coefficients[at.clone()])?),
+                None => None,
+            };
+            let dz = cross_entropy::forward_backward(
+                cx,
+                logits,
+                &targets,
+                coefficients.as_ref(),
+                &mut nll[at],
+            )?;
+            let (Some(dh), Some(mut dz)) = (dh.as_deref_mut(), dz) else { continue };
+            cx.round(&mut dz)?;
+            let mut dx = cx.zeros(&[chosen.len(), c])?;
+            self.head.backward(cx, arena, &x, u.as_ref(), dropout, &dz, Some(&mut dx))?;
+            rows::scatter(cx, &dx, &rows, dh)?;
         }
         Ok(nll)
     }
@@ -219,15 +237,20 @@ impl Decoder {
             bail!("decoding needs at least one token and one layer");
         };
         let positions = (seen as u32..).take(ids.len()).collect();
-        let tokens = Tokens { ids: ids.to_vec(), positions, ..Tokens::default() };
-        let pass = Pass { cx, spec: &self.spec, rope, tokens: &tokens, dropout: None };
-        let mut x = embedding::forward(cx, &self.embed, ids)?;
+        let spans = vec![Span { q: 0..ids.len(), k: 0..seen + ids.len() }];
+        let tokens = Tokens { ids: ids.to_vec(), positions, spans, ..Tokens::default() };
+        let capacity = cache.first().map_or(0, LayerCache::capacity);
+        if seen + ids.len() > capacity {
+            bail!("the cache holds {capacity} tokens; {} do not fit", seen + ids.len());
+        }
+        let rows = tokens.rows(cx, self.spec.attention(), capacity)?;
+        let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
+        let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
             x = layer.decode(pass, arena, x, cache)?;
         }
-        let c = self.spec.hidden;
-        let last = cx.from_slice(&x.f32()?[(ids.len() - 1) * c..], &[1, c])?;
+        let last = rows::gather(cx, &x, &Mirror::new(cx, vec![ids.len() as u32 - 1])?)?;
         let h = self.final_norm(cx, &last)?;
-        Ok(self.head.forward(cx, arena, &h, None)?.0.f32()?.to_vec())
+        self.head.logits(cx, arena, &h, None)?.0.to_f32()
     }
 }

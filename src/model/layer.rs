@@ -7,21 +7,21 @@
 //! Kept for the backward pass per token: x, x₂ (C each), q, attention output (H·D each), k, v (K·D each), gate, up (F each) and
 //! the small r, log-sum-exp and adapter products. Norm outputs and the SwiGLU product are computed again.
 
+use super::DecoderSpec;
+use super::batch::Rows;
 use super::cache::LayerCache;
 use super::linear::{Dropout, Linear};
-use super::{DecoderSpec, Tokens};
-use crate::ops::attention::{self, Heads, Span};
+use crate::ops::attention::{self, Heads};
 use crate::ops::rope::{self, Turn};
-use crate::ops::{Buf, Cx, rms_norm, swiglu};
+use crate::ops::{Buf, Cx, Vector, rms_norm, rows, swiglu};
 use crate::optim::Arena;
 use candle_core::Result;
-use rayon::prelude::*;
 
 /// The weights of one layer.
 #[derive(Debug)]
 pub struct Layer {
     /// RMSNorm weight before attention (C).
-    pub norm1: Vec<f32>,
+    pub norm1: Vector,
     /// Query projection (H·D, C).
     pub q: Linear,
     /// Key projection (K·D, C).
@@ -31,7 +31,7 @@ pub struct Layer {
     /// Output projection (C, H·D).
     pub o: Linear,
     /// RMSNorm weight before the MLP (C).
-    pub norm2: Vec<f32>,
+    pub norm2: Vector,
     /// Gate projection (F, C).
     pub gate: Linear,
     /// Up projection (F, C).
@@ -50,19 +50,14 @@ pub struct Pass<'a> {
     /// Rotary table.
     pub rope: &'a rope::Table,
     /// The micro-batch.
-    pub tokens: &'a Tokens,
+    pub rows: &'a Rows<'a>,
     /// Dropout masks, in training.
     pub dropout: Option<Dropout<'a>>,
 }
 
 impl Pass<'_> {
     fn heads(&self) -> Heads {
-        Heads {
-            heads: self.spec.heads,
-            kv_heads: self.spec.kv_heads,
-            size: self.spec.head_size,
-            window: self.spec.sliding_window,
-        }
+        self.spec.attention()
     }
 }
 
@@ -97,13 +92,13 @@ impl Layer {
         let (v, uv) = self.v.forward(cx, arena, &h, drop)?;
         drop_now(h);
         for x in [&mut q, &mut k] {
-            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Forward)?;
+            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
             cx.round(x)?;
         }
-        let (mut o, lse) = attention::forward(cx, &q, &k, &v, &p.tokens.spans, p.heads())?;
+        let (mut o, lse) = attention::forward(cx, &q, &k, &v, &p.rows.sight, p.heads())?;
         cx.round(&mut o)?;
         let (mut x2, uo) = self.o.forward(cx, arena, &o, drop)?;
-        add(&mut x2, &x)?;
+        rows::add(cx, &mut x2, &x)?;
         cx.round(&mut x2)?;
         let (mut h, r2) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
         cx.round(&mut h)?;
@@ -113,7 +108,7 @@ impl Layer {
         let mut h = swiglu::forward(cx, &gate, &up)?;
         cx.round(&mut h)?;
         let (mut y, ud) = self.down.forward(cx, arena, &h, drop)?;
-        add(&mut y, &x2)?;
+        rows::add(cx, &mut y, &x2)?;
         cx.round(&mut y)?;
         let saved = Saved {
             x: cx.pack(x)?,
@@ -157,7 +152,7 @@ impl Layer {
         self.down.backward(cx, arena, &h, ud.as_ref(), drop, &dy, Some(&mut dh))?;
         drop_now(h);
         cx.round(&mut dh)?;
-        swiglu::backward(&dh, &mut gate, &mut up)?;
+        swiglu::backward(cx, &dh, &mut gate, &mut up)?;
         drop_now(dh);
         let (mut dgate, mut dup) = (gate, up);
         cx.round(&mut dgate)?;
@@ -171,7 +166,7 @@ impl Layer {
         drop_now((dgate, dup, h));
         cx.round(&mut dh)?;
         let mut dx2 = dy; // the residual path
-        rms_norm::backward(&dh, &x2, &self.norm2, &s.r2, &mut dx2)?;
+        rms_norm::backward(cx, &dh, &x2, &self.norm2, &s.r2, &mut dx2)?;
         drop_now((dh, x2));
         cx.round(&mut dx2)?;
 
@@ -183,10 +178,10 @@ impl Layer {
         let (q, k, v) = (cx.unpack(s.q)?, cx.unpack(s.k)?, cx.unpack(s.v)?);
         let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &s.lse };
         let (mut dq, mut dk, mut dv) =
-            attention::backward(cx, &saved, &do_, &p.tokens.spans, p.heads())?;
+            attention::backward(cx, &saved, &do_, &p.rows.sight, p.heads())?;
         drop_now((q, k, v, o, do_));
         for x in [&mut dq, &mut dk] {
-            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Backward)?;
+            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
             cx.round(x)?;
         }
         cx.round(&mut dv)?;
@@ -200,7 +195,7 @@ impl Layer {
         let Some(mut dh) = dh else { return Ok(None) };
         cx.round(&mut dh)?;
         let mut dx = dx2; // the residual path
-        rms_norm::backward(&dh, &x, &self.norm1, &s.r1, &mut dx)?;
+        rms_norm::backward(cx, &dh, &x, &self.norm1, &s.r1, &mut dx)?;
         cx.round(&mut dx)?;
         Ok(Some(dx))
     }
@@ -223,15 +218,15 @@ impl Layer {
         let (mut k, _) = self.k.forward(cx, arena, &h, None)?;
         let (v, _) = self.v.forward(cx, arena, &h, None)?;
         for x in [&mut q, &mut k] {
-            rope::rotate(x, p.rope, &p.tokens.positions, Turn::Forward)?;
+            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
             cx.round(x)?;
         }
         cache.append(&k, &v)?;
-        let spans = [Span { q: 0..q.rows(), k: 0..cache.len() }];
-        let (mut o, _) = attention::forward(cx, &q, cache.k(), cache.v(), &spans, p.heads())?;
+        let (mut o, _) =
+            attention::forward(cx, &q, cache.k(), cache.v(), &p.rows.sight, p.heads())?;
         cx.round(&mut o)?;
         let (mut x2, _) = self.o.forward(cx, arena, &o, None)?;
-        add(&mut x2, &x)?;
+        rows::add(cx, &mut x2, &x)?;
         cx.round(&mut x2)?;
         let (mut h, _) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
         cx.round(&mut h)?;
@@ -240,7 +235,7 @@ impl Layer {
         let mut h = swiglu::forward(cx, &gate, &up)?;
         cx.round(&mut h)?;
         let (mut y, _) = self.down.forward(cx, arena, &h, None)?;
-        add(&mut y, &x2)?;
+        rows::add(cx, &mut y, &x2)?;
         cx.round(&mut y)?;
         Ok(y)
     }
@@ -248,10 +243,3 @@ impl Layer {
 
 /// Gives buffers back to the pool before the next one is taken.
 fn drop_now<T>(_: T) {}
-
-/// y += x.
-fn add(y: &mut Buf, x: &Buf) -> Result<()> {
-    let chunks = y.f32_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
-    chunks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
-    Ok(())
-}

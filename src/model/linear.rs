@@ -3,7 +3,7 @@
 use crate::ops::dropout::Mask;
 use crate::ops::lora::{self, Factors};
 use crate::ops::philox::name_key;
-use crate::ops::{Buf, Cx, Weight, linear};
+use crate::ops::{Buf, Cx, Mirror, Vector, Weight, linear};
 use crate::optim::{Arena, Slice};
 use candle_core::Result;
 use std::sync::Arc;
@@ -21,15 +21,22 @@ pub struct Adapter {
     pub dropout: f32,
 }
 
-/// What decides the dropout masks of a pass; `None` where a pass drops nothing.
-#[derive(Clone, Copy)]
-pub struct Dropout<'a> {
+/// What decides the dropout masks of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
     /// Folded seed of the run.
     pub seed: u32,
     /// The optimizer step.
     pub step: u32,
+}
+
+/// What decides the dropout masks of a pass; `None` where a pass drops nothing.
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
+    /// Seed and step.
+    pub draw: Draw,
     /// (sample id, position) of each token.
-    pub origins: &'a [(u32, u32)],
+    pub origins: &'a Mirror<'a, [u32; 2]>,
 }
 
 /// y = x·Wᵀ + b, plus the adapter's s·drop(x)·Aᵀ·Bᵀ.
@@ -40,16 +47,16 @@ pub struct Linear {
     /// The frozen weight (out, in); shared where a head is tied to the embedding.
     pub weight: Arc<Weight>,
     /// The frozen bias (out).
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vector>,
     /// The adapter, if this module is a target.
     pub adapter: Option<Adapter>,
 }
 
 impl Adapter {
-    fn factors<'a>(&self, params: &'a [f32]) -> Factors<'a> {
+    fn factors<'a>(&self, arena: &'a Arena) -> Factors<'a> {
         Factors {
-            a: &params[self.a.range()],
-            b: &params[self.b.range()],
+            a: arena.part(&self.a),
+            b: arena.part(&self.b),
             r: self.a.shape[0],
             scale: self.scale,
         }
@@ -60,8 +67,8 @@ impl Linear {
     fn mask<'a>(&self, adapter: &Adapter, dropout: Option<Dropout<'a>>) -> Option<Mask<'a>> {
         dropout.filter(|_| adapter.dropout > 0.0).map(|d| Mask {
             p: adapter.dropout,
-            key: [d.seed, name_key(&self.path)],
-            step: d.step,
+            key: [d.draw.seed, name_key(&self.path)],
+            step: d.draw.step,
             tokens: d.origins,
         })
     }
@@ -77,11 +84,37 @@ impl Linear {
         x: &Buf,
         dropout: Option<Dropout<'_>>,
     ) -> Result<(Buf, Option<Buf>)> {
-        let mut y = linear::forward(cx, x, &self.weight, self.bias.as_deref())?;
+        let y = linear::forward(cx, x, &self.weight, self.bias.as_ref())?;
+        self.adapt(cx, arena, x, dropout, y)
+    }
+
+    /// As [`Self::forward`], with y in f32 on a device too: for logits.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn logits(
+        &self,
+        cx: &Cx,
+        arena: &Arena,
+        x: &Buf,
+        dropout: Option<Dropout<'_>>,
+    ) -> Result<(Buf, Option<Buf>)> {
+        let y = linear::forward_f32(cx, x, &self.weight, self.bias.as_ref())?;
+        self.adapt(cx, arena, x, dropout, y)
+    }
+
+    fn adapt(
+        &self,
+        cx: &Cx,
+        arena: &Arena,
+        x: &Buf,
+        dropout: Option<Dropout<'_>>,
+        mut y: Buf,
+    ) -> Result<(Buf, Option<Buf>)> {
         let mut u = None;
         if let Some(a) = &self.adapter {
             let mask = self.mask(a, dropout);
-            u = Some(lora::forward(cx, x, a.factors(&arena.params), mask.as_ref(), &mut y)?);
+            u = Some(lora::forward(cx, x, a.factors(arena), mask.as_ref(), &mut y)?);
         }
         cx.round(&mut y)?;
         Ok((y, u))
@@ -104,21 +137,13 @@ impl Linear {
     ) -> Result<()> {
         if let (Some(a), Some(u)) = (&self.adapter, u) {
             let mask = self.mask(a, dropout);
-            let Arena { params, grads, .. } = arena;
-            let (da, db) = pair_mut(grads, a);
-            let f = a.factors(params);
-            lora::backward(cx, x, u, f, mask.as_ref(), dy, da, db, dx.as_deref_mut())?;
+            let (parts, gradients) = arena.parts_and_gradients(&a.a, &a.b);
+            let f = Factors { a: parts[0], b: parts[1], r: a.a.shape[0], scale: a.scale };
+            lora::backward(cx, x, u, f, mask.as_ref(), dy, gradients, dx.as_deref_mut())?;
         }
         match dx {
             Some(dx) => linear::backward(cx, dy, &self.weight, dx),
             None => Ok(()),
         }
     }
-}
-
-/// The gradients of A and B; B is pushed to the arena right after A.
-fn pair_mut<'a>(grads: &'a mut [f32], adapter: &Adapter) -> (&'a mut [f32], &'a mut [f32]) {
-    let (a, b) = (adapter.a.range(), adapter.b.range());
-    let (head, tail) = grads.split_at_mut(b.start);
-    (&mut head[a], &mut tail[..b.len()])
 }

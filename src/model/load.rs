@@ -1,6 +1,6 @@
 //! From a model directory to a decoder: weights mapped or quantised tensor by tensor, adapters attached.
 //!
-//! A dense weight stays as it lies in the file where its dtype serves (memory-mapped, never copied): any in f32, bf16 in
+//! On the CPU a dense weight stays as it lies in the file where its dtype serves (memory-mapped, never copied): any in f32, bf16 in
 //! bf16. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
 //! tensor; embedding and head stay as they are, as in transformers with bitsandbytes.
 
@@ -13,25 +13,17 @@ use crate::hub::config::HfConfig;
 use crate::hub::safetensors::{Checkpoint, MappedTensor};
 use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
 use crate::ops::weight::Weight;
+use crate::ops::{Cx, Vector};
 use crate::optim::Arena;
 use crate::quant;
 use anyhow::{Context, Result};
 use candle_core::DType;
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tracing::trace;
-
-/// How weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Storage {
-    /// The dtype of the computation: f32 or bf16.
-    pub compute: DType,
-    /// NF4 for the decoder's linear layers.
-    pub quantize: Option<Nf4>,
-}
 
 /// The kinds of NF4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,19 +34,18 @@ pub enum Nf4 {
     Double,
 }
 
-/// Loads the decoder of a Hugging Face directory.
+/// Loads the decoder of a Hugging Face directory to where `cx` computes; `quantize` packs the decoder's linear layers.
 ///
 /// # Errors
 /// When the directory holds no model that vft knows, or a tensor is missing or of the wrong shape.
-pub fn load(dir: &Path, storage: Storage) -> Result<Decoder> {
+pub fn load(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Decoder> {
     let spec = families::spec(&HfConfig::load(dir)?)?;
-    let loader = Loader { checkpoint: Checkpoint::open(dir)?, storage, spec: &spec };
-    let embed = Arc::new(loader.dense("model.embed_tokens.weight", spec.vocab, spec.hidden)?);
-    let head_weight = if spec.tied_head {
-        embed.clone()
-    } else {
-        Arc::new(loader.dense("lm_head.weight", spec.vocab, spec.hidden)?)
+    let loader = Loader { cx, checkpoint: Checkpoint::open(dir)?, quantize, spec: &spec };
+    let whole = |name: &str| -> Result<Arc<Weight>> {
+        Ok(Arc::new(loader.dense(name, spec.vocab, spec.hidden)?.to_device(cx)?))
     };
+    let embed = whole("model.embed_tokens.weight")?;
+    let head_weight = if spec.tied_head { embed.clone() } else { whole("lm_head.weight")? };
     let layers = (0..spec.layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
     let norm = loader.vector("model.norm.weight", spec.hidden)?;
     let head = Linear { path: "lm_head".into(), weight: head_weight, bias: None, adapter: None };
@@ -63,8 +54,9 @@ pub fn load(dir: &Path, storage: Storage) -> Result<Decoder> {
 }
 
 struct Loader<'a> {
+    cx: &'a Cx,
     checkpoint: Checkpoint,
-    storage: Storage,
+    quantize: Option<Nf4>,
     spec: &'a DecoderSpec,
 }
 
@@ -89,18 +81,19 @@ impl Loader<'_> {
 
     fn linear(&self, path: String, out: usize, inp: usize, bias: bool) -> Result<Linear> {
         let name = format!("{path}.weight");
-        let weight = match self.storage.quantize {
+        let weight = match self.quantize {
             None => self.dense(&name, out, inp)?,
             Some(kind) => {
                 let mut values = self.checkpoint.expect(&name, &[out, inp])?.to_f32_vec();
                 self.round(&mut values);
                 let packed = quant::quantize(&values, kind == Nf4::Double);
                 trace!(name, "packed to NF4");
-                Weight::nf4(packed, self.storage.compute, out, inp)?
+                Weight::nf4(packed, self.cx.compute(), out, inp)?
             }
         };
         let bias = if bias { Some(self.vector(&format!("{path}.bias"), out)?) } else { None };
-        Ok(Linear { path, weight: Arc::new(weight), bias, adapter: None })
+        let weight = Arc::new(weight.to_device(self.cx)?);
+        Ok(Linear { path, weight, bias, adapter: None })
     }
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
@@ -110,7 +103,7 @@ impl Loader<'_> {
             Dtype::BF16 => DType::BF16,
             _ => DType::F16,
         };
-        if self.storage.compute == DType::F32 || dtype == self.storage.compute {
+        if self.cx.compute() == DType::F32 || dtype == self.cx.compute() {
             let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(Mapped(tensor.clone()));
             // Bytes that are not aligned for their dtype are copied below.
             if let Ok(weight) = Weight::dense(bytes, dtype, rows, cols) {
@@ -118,7 +111,7 @@ impl Loader<'_> {
             }
         }
         let values = tensor.to_f32_vec();
-        Ok(match self.storage.compute {
+        Ok(match self.cx.compute() {
             DType::BF16 => {
                 let narrow = values.into_iter().map(bf16::from_f32).collect();
                 Weight::from_bf16(narrow, rows, cols)?
@@ -127,15 +120,17 @@ impl Loader<'_> {
         })
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+    fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         let mut values = self.checkpoint.expect(name, &[len])?.to_f32_vec();
         self.round(&mut values);
-        Ok(values)
+        Ok(Vector::new(self.cx, values)?)
     }
 
     fn round(&self, values: &mut [f32]) {
-        if self.storage.compute == DType::BF16 {
-            values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+        match self.cx.compute() {
+            DType::BF16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+            DType::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+            _ => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a decoder looks like, as data.
 
 use crate::hub::config::RopeScaling;
+use crate::ops::attention::Heads;
 
 /// A pre-norm decoder with RMSNorm, rotary embedding, grouped query attention and SwiGLU.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,16 @@ pub struct DecoderSpec {
 }
 
 impl DecoderSpec {
+    /// The attention's heads and window.
+    pub fn attention(&self) -> Heads {
+        Heads {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            size: self.head_size,
+            window: self.sliding_window,
+        }
+    }
+
     /// The module paths of all linear layers in the order of the forward pass, the head last.
     pub fn linear_paths(&self) -> Vec<String> {
         let leaves = [

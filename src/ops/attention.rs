@@ -11,11 +11,14 @@
 
 use super::matmul::{Into, View, ViewMut, matmul_here};
 use super::{Buf, Cx, simd};
+use crate::gpu::{Arg, Memory};
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
+/// Channels of a head that the kernels have room for.
+const MOST_CHANNELS: usize = 256;
 /// Rows of a query block.
 const BLOCK: usize = 64;
 
@@ -26,6 +29,63 @@ pub struct Span {
     pub q: Range<usize>,
     /// Rows of k and v; the last `q.len()` of them are the queries' own positions.
     pub k: Range<usize>,
+}
+
+/// The sequences of a batch, and on a device for each row which rows it sees and which see it.
+pub struct Sight<'a> {
+    spans: &'a [Span],
+    /// For each row of q: first and last + 1 row of k that it sees; for each row of k: of q that see it.
+    rows: Option<(Memory, Memory)>,
+}
+
+impl<'a> Sight<'a> {
+    /// For q of `nq` and k of `nk` rows.
+    ///
+    /// # Errors
+    /// When a span exceeds the rows or the copy to a device fails.
+    pub fn new(cx: &Cx, spans: &'a [Span], heads: Heads, nq: usize, nk: usize) -> Result<Self> {
+        if spans.iter().any(|s| s.q.end > nq || s.k.end > nk || s.q.len() > s.k.len()) {
+            bail!("attention: {spans:?} exceed {nq} and {nk} rows");
+        }
+        let rows = match cx.gpu() {
+            Some(gpu) => {
+                let (keys, queries) = visible_rows(spans, heads, nq, nk);
+                Some((Memory::upload(gpu, &keys)?, Memory::upload(gpu, &queries)?))
+            }
+            None => None,
+        };
+        Ok(Self { spans, rows })
+    }
+
+    fn on_device(&self) -> Result<(Arg, Arg)> {
+        match &self.rows {
+            Some((keys, queries)) => Ok((keys.into(), queries.into())),
+            None => bail!("attention: the spans are not on the device"),
+        }
+    }
+}
+
+/// For each row of q the rows of k that it sees, and for each row of k the rows of q that see it, as [first, last + 1].
+fn visible_rows(
+    spans: &[Span],
+    heads: Heads,
+    nq: usize,
+    nk: usize,
+) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
+    let (mut keys, mut queries) = (vec![[0; 2]; nq], vec![[0; 2]; nk]);
+    let range = |from: usize, r: Range<usize>| [(from + r.start) as u32, (from + r.end) as u32];
+    for span in spans {
+        let (n, offset) = (span.q.len(), span.k.len() - span.q.len());
+        for i in 0..n {
+            keys[span.q.start + i] = range(span.k.start, heads.visible(offset + i));
+        }
+        for j in 0..span.k.len() {
+            let first = j.saturating_sub(offset);
+            let last = heads.window.map_or(n, |w| (j + w).saturating_sub(offset).min(n));
+            queries[span.k.start + j] = range(span.q.start, first..last.max(first));
+        }
+    }
+    (keys, queries)
 }
 
 /// Head counts and the window.
@@ -49,6 +109,16 @@ impl Heads {
     /// Keys (relative to the span) that the query at absolute position `p` may see.
     fn visible(self, p: usize) -> Range<usize> {
         self.window.map_or(0, |w| (p + 1).saturating_sub(w))..p + 1
+    }
+
+    /// Sizes and scale as the kernels take them.
+    fn args(self, rows: usize) -> Result<[Arg; 5]> {
+        if self.size > MOST_CHANNELS {
+            bail!("attention: heads of {} channels; a device takes {MOST_CHANNELS}", self.size);
+        }
+        let int = |n: usize| Arg::I32(n as i32);
+        let scale = Arg::F32(self.scale());
+        Ok([Arg::U64(rows as u64), int(self.heads), int(self.kv_heads), int(self.size), scale])
     }
 
     fn check(self, q: &Buf, k: &Buf, v: &Buf, spans: &[Span]) -> Result<()> {
@@ -127,13 +197,23 @@ pub fn forward(
     q: &Buf,
     k: &Buf,
     v: &Buf,
-    spans: &[Span],
+    sight: &Sight<'_>,
     heads: Heads,
 ) -> Result<(Buf, Buf)> {
+    let spans = sight.spans;
     heads.check(q, k, v, spans)?;
     let (h, d, scale) = (heads.heads, heads.size, heads.scale());
     let (qw, kw, group) = (q.cols(), k.cols(), heads.heads / heads.kv_heads);
-    let (mut o, mut lse) = (cx.alloc(q.shape())?, cx.alloc(&[q.rows(), h])?);
+    let (mut o, mut lse) = (cx.alloc(q.shape())?, cx.alloc_f32(&[q.rows(), h])?);
+    if let Some(gpu) = cx.gpu() {
+        let [n, hs, kvs, ds, s] = heads.args(q.rows())?;
+        let keys = sight.on_device()?.0;
+        let args = [o.arg()?, lse.arg()?, q.arg()?, k.arg()?, v.arg()?, keys, n, hs, kvs, ds, s];
+        // SAFETY: attention_forward(T *o, float *lse, const T *q, const T *k, const T *v, const u32 *keys, u64 n, int heads,
+        // int kv_heads, int d, float scale), a warp for each (row, head); shapes and spans are checked.
+        unsafe { gpu.each("attention_forward", q.rows() * h * 32, &args) }?;
+        return Ok((o, lse));
+    }
     let (out, lse_out) = (Shared::of(&mut o)?, Shared::of(&mut lse)?);
     let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
     let work: Vec<_> = spans
@@ -200,13 +280,17 @@ pub fn backward(
     cx: &Cx,
     saved: &Saved<'_>,
     dout: &Buf,
-    spans: &[Span],
+    sight: &Sight<'_>,
     heads: Heads,
 ) -> Result<(Buf, Buf, Buf)> {
+    let spans = sight.spans;
     heads.check(saved.q, saved.k, saved.v, spans)?;
     let (h, d, scale) = (heads.heads, heads.size, heads.scale());
     let (qw, kw, group) = (saved.q.cols(), saved.k.cols(), heads.heads / heads.kv_heads);
     let mut dq = cx.alloc(saved.q.shape())?;
+    if cx.gpu().is_some() {
+        return backward_on_gpu(cx, saved, dout, sight, heads, dq);
+    }
     let (mut dk, mut dv) = (cx.zeros(saved.k.shape())?, cx.zeros(saved.v.shape())?);
     let (dq_out, dk_out, dv_out) =
         (Shared::of(&mut dq)?, Shared::of(&mut dk)?, Shared::of(&mut dv)?);
@@ -276,4 +360,67 @@ pub fn backward(
         }
     });
     Ok((dq, dk, dv))
+}
+
+fn backward_on_gpu(
+    cx: &Cx,
+    saved: &Saved<'_>,
+    dout: &Buf,
+    sight: &Sight<'_>,
+    heads: Heads,
+    dq: Buf,
+) -> Result<(Buf, Buf, Buf)> {
+    let Some(gpu) = cx.gpu() else { bail!("attention: no device") };
+    let Saved { q, k, v, o, lse } = saved;
+    let (nq, nk, units) = (q.rows(), k.rows(), q.rows() * heads.heads);
+    dout.expect(q.shape())?;
+    o.expect(q.shape())?;
+    lse.expect(&[nq, heads.heads])?;
+    let (dk, dv) = (cx.alloc(k.shape())?, cx.alloc(v.shape())?);
+    let delta = cx.alloc_f32(&[nq, heads.heads])?;
+    let (keys, queries) = sight.on_device()?;
+    let [n, h, kv, d, scale] = heads.args(nq)?;
+    let (q, k, v, dout, lse) = (q.arg()?, k.arg()?, v.arg()?, dout.arg()?, lse.arg()?);
+    let args = [delta.arg()?, dout, o.arg()?, Arg::U64(units as u64), d];
+    // SAFETY: attention_delta(float *delta, const T *dout, const T *o, u64 units, int d), a warp for each (row, head).
+    unsafe { gpu.each("attention_delta", units * 32, &args) }?;
+    let args = [dq.arg()?, q, k, v, dout, lse, delta.arg()?, keys, n, h, kv, d, scale];
+    // SAFETY: attention_backward_q(T *dq, const T *q, const T *k, const T *v, const T *dout, const float *lse,
+    // const float *delta, const u32 *keys, u64 n, int heads, int kv_heads, int d, float scale), a warp for each (row, head).
+    unsafe { gpu.each("attention_backward_q", units * 32, &args) }?;
+    let n = Arg::U64(nk as u64);
+    let args =
+        [dk.arg()?, dv.arg()?, q, k, v, dout, lse, delta.arg()?, queries, n, h, kv, d, scale];
+    // SAFETY: attention_backward_kv(T *dk, T *dv, const T *q, const T *k, const T *v, const T *dout, const float *lse,
+    // const float *delta, const u32 *queries, u64 n, int heads, int kv_heads, int d, float scale), a warp for each (key row,
+    // key/value head).
+    unsafe { gpu.each("attention_backward_kv", nk * heads.kv_heads * 32, &args) }?;
+    Ok((dq, dk, dv))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Heads = Heads { heads: 1, kv_heads: 1, size: 2, window: Some(2) };
+
+    #[test]
+    fn rows_see_their_own_sequence_up_to_themselves() {
+        let spans = [Span { q: 0..2, k: 0..2 }, Span { q: 2..5, k: 2..5 }];
+        let (keys, _) = visible_rows(&spans, Heads { window: None, ..WINDOW }, 5, 5);
+        assert_eq!(keys, [[0, 1], [0, 2], [2, 3], [2, 4], [2, 5]]);
+    }
+
+    #[test]
+    fn keys_are_seen_by_those_who_see_them() {
+        let spans = [Span { q: 0..4, k: 0..6 }, Span { q: 4..9, k: 6..11 }];
+        for window in [None, Some(1), Some(2), Some(3), Some(9)] {
+            let (keys, queries) = visible_rows(&spans, Heads { window, ..WINDOW }, 9, 11);
+            let sees = |i: usize, j: usize| (keys[i][0]..keys[i][1]).contains(&(j as u32));
+            for (j, [first, last]) in queries.iter().enumerate() {
+                let seen_by: Vec<u32> = (0..9).filter(|i| sees(*i as usize, j)).collect();
+                assert_eq!(seen_by, (*first..*last).collect::<Vec<_>>(), "{window:?}, key {j}");
+            }
+        }
+    }
 }

@@ -1,19 +1,24 @@
-//! A buffer: candle storage with a shape, owned by one place, given back to the pool when dropped.
+//! A buffer: storage with a shape, owned by one place, given back to the pool when dropped.
 //!
 //! Candle's `Tensor` shares its storage behind a lock and allocates for every op; a training step wants neither. A [`Buf`] is
 //! plain owned storage, so an op may write into several of them at once. [`Buf::to_tensor`] copies one out for the reference
 //! compositions in the tests.
 
 use super::pool::Pool;
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
-use half::bf16;
+use crate::gpu::{Arg, Matrix, Memory};
+use candle_core::{CpuStorage, DType, Result, Tensor, bail};
+use half::{bf16, f16};
 use std::sync::Arc;
 
-/// Owned storage of `shape`, row-major and contiguous; f32 or bf16 on the CPU.
+/// Owned storage of `shape`, row-major and contiguous: f32 or bf16 on the CPU, the compute dtype or f32 on a device.
 pub struct Buf {
-    storage: CpuStorage,
+    store: Store,
     shape: Vec<usize>,
-    pool: Arc<Pool>,
+}
+
+enum Store {
+    Cpu(CpuStorage, Arc<Pool>),
+    Gpu(Memory, DType),
 }
 
 impl std::fmt::Debug for Buf {
@@ -24,7 +29,11 @@ impl std::fmt::Debug for Buf {
 
 impl Buf {
     pub(super) fn new(storage: CpuStorage, shape: &[usize], pool: Arc<Pool>) -> Self {
-        Self { storage, shape: shape.to_vec(), pool }
+        Self { store: Store::Cpu(storage, pool), shape: shape.to_vec() }
+    }
+
+    pub(super) fn on_gpu(memory: Memory, dtype: DType, shape: &[usize]) -> Self {
+        Self { store: Store::Gpu(memory, dtype), shape: shape.to_vec() }
     }
 
     /// The shape, outermost dimension first.
@@ -42,12 +51,81 @@ impl Buf {
         self.shape[1..].iter().product()
     }
 
-    /// The dtype: f32 or bf16.
-    pub fn dtype(&self) -> DType {
-        match self.storage {
-            CpuStorage::BF16(_) => DType::BF16,
-            _ => DType::F32,
+    /// Agrees on a shape with the buffers of the same op.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub(super) fn expect(&self, shape: &[usize]) -> Result<()> {
+        if self.shape != shape {
+            bail!("a buffer of shape {:?} where {shape:?} is wanted", self.shape);
         }
+        Ok(())
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The dtype: f32, bf16 or f16.
+    pub fn dtype(&self) -> DType {
+        match &self.store {
+            Store::Cpu(CpuStorage::BF16(_), _) => DType::BF16,
+            Store::Cpu(..) => DType::F32,
+            Store::Gpu(_, dtype) => *dtype,
+        }
+    }
+
+    /// The device memory.
+    ///
+    /// # Errors
+    /// When the buffer lies on the CPU.
+    pub fn memory(&self) -> Result<&Memory> {
+        match &self.store {
+            Store::Gpu(memory, _) => Ok(memory),
+            Store::Cpu(..) => bail!("a buffer of shape {:?} is not on the device", self.shape),
+        }
+    }
+
+    /// As the argument of a kernel.
+    ///
+    /// # Errors
+    /// When the buffer lies on the CPU.
+    pub fn arg(&self) -> Result<Arg> {
+        Ok(self.memory()?.into())
+    }
+
+    /// As a (rows, cols) operand of a product on the device.
+    ///
+    /// # Errors
+    /// When the buffer lies on the CPU.
+    pub fn matrix(&self) -> Result<Matrix<'_>> {
+        Matrix::new(self.memory()?, 0, self.dtype(), self.rows(), self.cols())
+    }
+
+    /// A copy of all values as f32, from wherever they are.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let n = self.len();
+        Ok(match &self.store {
+            Store::Cpu(CpuStorage::F32(v), _) => v.clone(),
+            Store::Cpu(CpuStorage::BF16(v), _) => v.iter().map(|v| v.to_f32()).collect(),
+            Store::Cpu(..) => bail!("no such buffer on the CPU"),
+            Store::Gpu(m, DType::BF16) => {
+                m.download::<bf16>(0, n)?.into_iter().map(bf16::to_f32).collect()
+            }
+            Store::Gpu(m, DType::F16) => {
+                m.download::<f16>(0, n)?.into_iter().map(f16::to_f32).collect()
+            }
+            Store::Gpu(m, _) => m.download(0, n)?,
+        })
     }
 
     /// The values of an f32 buffer.
@@ -55,8 +133,8 @@ impl Buf {
     /// # Errors
     /// When the buffer holds another dtype.
     pub fn f32(&self) -> Result<&[f32]> {
-        match &self.storage {
-            CpuStorage::F32(v) => Ok(v),
+        match &self.store {
+            Store::Cpu(CpuStorage::F32(v), _) => Ok(v),
             _ => bail!("expected an f32 buffer, got {:?} of shape {:?}", self.dtype(), self.shape),
         }
     }
@@ -66,8 +144,8 @@ impl Buf {
     /// # Errors
     /// When the buffer holds another dtype.
     pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
-        match &mut self.storage {
-            CpuStorage::F32(v) => Ok(v),
+        match &mut self.store {
+            Store::Cpu(CpuStorage::F32(v), _) => Ok(v),
             _ => bail!("expected an f32 buffer of shape {:?}", self.shape),
         }
     }
@@ -77,37 +155,27 @@ impl Buf {
     /// # Errors
     /// When the buffer holds another dtype.
     pub fn bf16(&self) -> Result<&[bf16]> {
-        match &self.storage {
-            CpuStorage::BF16(v) => Ok(v),
+        match &self.store {
+            Store::Cpu(CpuStorage::BF16(v), _) => Ok(v),
             _ => bail!("expected a bf16 buffer, got {:?} of shape {:?}", self.dtype(), self.shape),
         }
     }
 
-    /// The values of a bf16 buffer, to be written.
+    /// A copy as a candle tensor on the CPU, for reference compositions.
     ///
     /// # Errors
-    /// When the buffer holds another dtype.
-    pub fn bf16_mut(&mut self) -> Result<&mut [bf16]> {
-        match &mut self.storage {
-            CpuStorage::BF16(v) => Ok(v),
-            _ => bail!("expected a bf16 buffer of shape {:?}", self.shape),
-        }
-    }
-
-    /// A copy as a candle tensor, for reference compositions.
-    ///
-    /// # Errors
-    /// Never on the CPU; the signature is candle's.
+    /// When the device fails.
     pub fn to_tensor(&self) -> Result<Tensor> {
-        let storage = Storage::Cpu(self.storage.clone());
-        let op = candle_core::op::BackpropOp::none();
-        Ok(Tensor::from_storage(storage, self.shape.as_slice(), op, false))
+        let values =
+            Tensor::from_vec(self.to_f32()?, self.shape.as_slice(), &candle_core::Device::Cpu)?;
+        values.to_dtype(self.dtype())
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        let empty = CpuStorage::U8(Vec::new());
-        self.pool.give_back(std::mem::replace(&mut self.storage, empty));
+        if let Store::Cpu(storage, pool) = &mut self.store {
+            pool.give_back(std::mem::replace(storage, CpuStorage::U8(Vec::new())));
+        }
     }
 }

@@ -1,23 +1,30 @@
 //! Embedding look-up: `y[t] = E[ids[t]]`.
 //!
-//! ids: (N), E: (V, C) frozen, y: (N, C) f32.
+//! ids: (N), E: (V, C) frozen, y: (N, C).
 
-use super::{Buf, Cx, Weight};
+use super::{Buf, Cx, Mirror, Weight};
+use crate::gpu::Arg;
 use candle_core::{Result, bail};
 
 /// The rows of `table` that `ids` name.
 ///
 /// # Errors
 /// When an id lies outside the table.
-pub fn forward(cx: &Cx, table: &Weight, ids: &[u32]) -> Result<Buf> {
-    let c = table.cols();
-    let mut y = cx.alloc(&[ids.len(), c])?;
+pub fn forward(cx: &Cx, table: &Weight, ids: &Mirror<'_, u32>) -> Result<Buf> {
+    let (n, c) = (ids.len(), table.cols());
+    if let Some(id) = ids.iter().find(|id| **id as usize >= table.rows()) {
+        bail!("token id {id} lies outside the embedding of {} rows", table.rows());
+    }
+    let mut y = cx.alloc(&[n, c])?;
+    if let Some(gpu) = cx.gpu() {
+        let rows = table.on_gpu(cx)?;
+        let args = [y.arg()?, rows.arg()?, ids.arg()?, Arg::U64(n as u64), Arg::I32(c as i32)];
+        // SAFETY: gather(T *y, const T *table, const u32 *ids, u64 n, int c); every id lies inside the table (checked).
+        unsafe { gpu.each("gather", n * c, &args) }?;
+        return Ok(y);
+    }
     for (&id, y) in ids.iter().zip(y.f32_mut()?.chunks_mut(c)) {
-        let id = id as usize;
-        if id >= table.rows() {
-            bail!("token id {id} lies outside the embedding of {} rows", table.rows());
-        }
-        table.read_rows(id, id + 1, y)?;
+        table.read_rows(id as usize, id as usize + 1, y)?;
     }
     Ok(y)
 }

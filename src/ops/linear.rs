@@ -1,10 +1,11 @@
 //! Frozen linear layer: y = x·Wᵀ + b, and its input gradient dx += dy·W.
 //!
-//! x: (N, in), W: (out, in), b: (out), y: (N, out), all f32 here; W may be stored narrower (see [`Weight`]). A frozen weight
-//! gets no gradient.
+//! x: (N, in), W: (out, in), b: (out), y: (N, out); on the CPU all f32, W may be stored narrower (see [`Weight`]). A frozen
+//! weight gets no gradient.
 
 use super::matmul::{Into, View, ViewMut, matmul};
-use super::{Buf, Cx, Weight};
+use super::{Buf, Cx, Vector, Weight};
+use crate::gpu::{Add, Arg};
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
@@ -12,12 +13,41 @@ use rayon::prelude::*;
 ///
 /// # Errors
 /// When the shapes disagree.
-pub fn forward(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&[f32]>) -> Result<Buf> {
+pub fn forward(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>) -> Result<Buf> {
+    let y = cx.alloc(&[x.rows(), w.rows()])?;
+    into(cx, x, w, bias, y)
+}
+
+/// As [`forward`], with y in f32 whatever the compute dtype is: for logits.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_f32(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>) -> Result<Buf> {
+    let y = cx.alloc_f32(&[x.rows(), w.rows()])?;
+    into(cx, x, w, bias, y)
+}
+
+fn into(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>, mut y: Buf) -> Result<Buf> {
     let (n, k, out) = (x.rows(), w.cols(), w.rows());
     if x.cols() != k {
         bail!("linear: x has {} columns, the weight wants {k}", x.cols());
     }
-    let mut y = cx.alloc(&[n, out])?;
+    if bias.is_some_and(|b| b.len() != out) {
+        bail!("linear: the bias does not fit {out} outputs");
+    }
+    if let Some(gpu) = cx.gpu() {
+        let w = w.on_gpu(cx)?;
+        gpu.product(y.matrix()?, Add::Overwrite, 1.0, x.matrix()?, w.matrix()?.t())?;
+        if let Some(b) = bias {
+            if y.dtype() != cx.compute() {
+                bail!("linear: a bias on logits in f32 is not supported");
+            }
+            let args = [y.arg()?, b.arg()?, Arg::U64(n as u64), Arg::I32(out as i32)];
+            // SAFETY: add_bias(T *y, const float *b, u64 n, int c), y of n rows of c = |b|.
+            unsafe { gpu.each("add_bias", n * out, &args) }?;
+        }
+        return Ok(y);
+    }
     let xv = View::new(x.f32()?, n, k);
     let ys = y.f32_mut()?;
     w.for_row_blocks(cx, |r0, rows, values| {
@@ -26,7 +56,7 @@ pub fn forward(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&[f32]>) -> Result<Buf
         Ok(())
     })?;
     if let Some(b) = bias {
-        ys.par_chunks_mut(out).for_each(|y| y.iter_mut().zip(b).for_each(|(y, b)| *y += b));
+        ys.par_chunks_mut(out).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b));
     }
     Ok(y)
 }
@@ -39,6 +69,10 @@ pub fn backward(cx: &Cx, dy: &Buf, w: &Weight, dx: &mut Buf) -> Result<()> {
     let (n, k, out) = (dy.rows(), w.cols(), w.rows());
     if dy.cols() != out || dx.rows() != n || dx.cols() != k {
         bail!("linear backward: dy {:?}, dx {:?}, weight {w:?}", dy.shape(), dx.shape());
+    }
+    if let Some(gpu) = cx.gpu() {
+        let w = w.on_gpu(cx)?;
+        return gpu.product(dx.matrix()?, Add::Accumulate, 1.0, dy.matrix()?, w.matrix()?);
     }
     let (dys, dxs) = (dy.f32()?, dx.f32_mut()?);
     w.for_row_blocks(cx, |r0, rows, values| {

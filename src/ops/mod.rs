@@ -4,6 +4,8 @@
 //! used twice needs no extra pass. On the CPU all ops compute in f32; in `bf16-true` the values between ops are rounded to bf16
 //! ([`Cx::round`]) and what is kept for the backward pass is stored as bf16 ([`Cx::pack`]).
 //!
+//! On a CUDA device the same functions launch the kernels of `src/kernels`, which compute in f32 and store in the compute dtype.
+//!
 //! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
 
 pub mod attention;
@@ -15,14 +17,17 @@ pub mod embedding;
 pub mod linear;
 pub mod lora;
 pub mod matmul;
+pub mod mirror;
 pub mod philox;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope;
+pub mod rows;
 pub mod simd;
 pub mod swiglu;
 pub mod weight;
 
 pub use buf::Buf;
 pub use cx::Cx;
+pub use mirror::{Mirror, Vector};
 pub use weight::Weight;

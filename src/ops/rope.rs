@@ -4,26 +4,28 @@
 //! cos, sin from the table row of the token's position. Backward is the inverse rotation (sin → −sin).
 //! Su et al. 2021, arXiv:2104.09864 · transformers v5.23 `modeling_llama.py::apply_rotary_pos_emb`
 
-use super::Buf;
+use super::{Buf, Cx, Mirror, Vector};
+use crate::gpu::Arg;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 /// cos and sin for positions `0..positions`, each (positions, D/2) f32.
 pub struct Table {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: Vector,
+    sin: Vector,
     half: usize,
 }
 
 impl Table {
     /// From inverse frequencies (D/2); `attention_factor` multiplies cos and sin (1 but for yarn).
-    pub fn new(inv_freq: &[f32], attention_factor: f32, positions: usize) -> Self {
+    ///
+    /// # Errors
+    /// When the copy to a device fails.
+    pub fn new(cx: &Cx, inv_freq: &[f32], attention_factor: f32, positions: usize) -> Result<Self> {
         let angles = || (0..positions).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
-        Self {
-            cos: angles().map(|a| a.cos() * attention_factor).collect(),
-            sin: angles().map(|a| a.sin() * attention_factor).collect(),
-            half: inv_freq.len(),
-        }
+        let cos: Vec<f32> = angles().map(|a| a.cos() * attention_factor).collect();
+        let sin: Vec<f32> = angles().map(|a| a.sin() * attention_factor).collect();
+        Ok(Self { cos: Vector::new(cx, cos)?, sin: Vector::new(cx, sin)?, half: inv_freq.len() })
     }
 
     /// The number of positions in the table.
@@ -45,7 +47,13 @@ pub enum Turn {
 ///
 /// # Errors
 /// When a position lies outside the table or the shapes disagree.
-pub fn rotate(x: &mut Buf, table: &Table, positions: &[u32], turn: Turn) -> Result<()> {
+pub fn rotate(
+    cx: &Cx,
+    x: &mut Buf,
+    table: &Table,
+    positions: &Mirror<'_, u32>,
+    turn: Turn,
+) -> Result<()> {
     let (n, cols, half) = (x.rows(), x.cols(), table.half);
     if positions.len() != n || cols % (2 * half) != 0 {
         bail!("rope: x {:?}, {} positions, head size {}", x.shape(), positions.len(), 2 * half);
@@ -54,7 +62,23 @@ pub fn rotate(x: &mut Buf, table: &Table, positions: &[u32], turn: Turn) -> Resu
         bail!("rope: position {p} lies outside the table of {}", table.positions());
     }
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-    x.f32_mut()?.par_chunks_mut(cols).zip(positions).for_each(|(row, &p)| {
+    if let Some(gpu) = cx.gpu() {
+        let heads = cols / (2 * half);
+        let args = [
+            x.arg()?,
+            table.cos.arg()?,
+            table.sin.arg()?,
+            positions.arg()?,
+            Arg::U64(n as u64),
+            Arg::I32(heads as i32),
+            Arg::I32(half as i32),
+            Arg::F32(sign),
+        ];
+        // SAFETY: rope(T *x, const float *cosines, const float *sines, const u32 *positions, u64 n, int heads, int half,
+        // float sign); every position lies inside the table (checked).
+        return unsafe { gpu.each("rope", n * heads * half, &args) };
+    }
+    x.f32_mut()?.par_chunks_mut(cols).zip(&positions[..]).for_each(|(row, &p)| {
         let at = p as usize * half;
         let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
         for head in row.chunks_mut(2 * half) {

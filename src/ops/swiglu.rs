@@ -4,6 +4,7 @@
 //! Shazeer 2020, arXiv:2002.05202
 
 use super::{Buf, Cx, simd};
+use crate::gpu::Arg;
 use candle_core::Result;
 use rayon::prelude::*;
 
@@ -14,7 +15,15 @@ const CHUNK: usize = 1 << 13;
 /// # Errors
 /// When a buffer is not f32.
 pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
+    b.expect(a.shape())?;
     let mut h = cx.alloc(a.shape())?;
+    if let Some(gpu) = cx.gpu() {
+        let n = a.len();
+        let args = [h.arg()?, a.arg()?, b.arg()?, Arg::U64(n as u64)];
+        // SAFETY: swiglu_forward(T *h, const T *a, const T *b, u64 n), all of n elements.
+        unsafe { gpu.each("swiglu_forward", n, &args) }?;
+        return Ok(h);
+    }
     let chunks = h.f32_mut()?.par_chunks_mut(CHUNK).zip(a.f32()?.par_chunks(CHUNK));
     chunks.zip(b.f32()?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
         simd::vectorized(|| {
@@ -30,7 +39,15 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
 ///
 /// # Errors
 /// When a buffer is not f32.
-pub fn backward(dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
+pub fn backward(cx: &Cx, dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
+    a.expect(dh.shape())?;
+    b.expect(dh.shape())?;
+    if let Some(gpu) = cx.gpu() {
+        let n = dh.len();
+        let args = [dh.arg()?, a.arg()?, b.arg()?, Arg::U64(n as u64)];
+        // SAFETY: swiglu_backward(const T *dh, T *a, T *b, u64 n), all of n elements.
+        return unsafe { gpu.each("swiglu_backward", n, &args) };
+    }
     let chunks = a.f32_mut()?.par_chunks_mut(CHUNK).zip(b.f32_mut()?.par_chunks_mut(CHUNK));
     chunks.zip(dh.f32()?.par_chunks(CHUNK)).for_each(|((a, b), dh)| {
         simd::vectorized(|| {

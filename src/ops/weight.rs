@@ -3,8 +3,11 @@
 //! A product never needs the whole matrix in f32: [`Weight::for_row_blocks`] hands out blocks of rows, borrowed where they are
 //! f32 already and widened or dequantised into a reused scratch buffer otherwise.
 
+use super::Buf;
 use super::cx::Cx;
-use crate::quant::Nf4;
+use crate::gpu::{Arg, Matrix, Memory, NULL};
+use crate::quant::dynamic_map::dynamic_map;
+use crate::quant::nf4::{Absmax, Nf4};
 use candle_core::{DType, Result, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -19,6 +22,44 @@ const BLOCK: usize = 1 << 19;
 enum Data {
     Dense(Bytes, DType),
     Nf4(Nf4, DType),
+    /// On a device, in the compute dtype.
+    DeviceDense(Buf),
+    DeviceNf4(DeviceNf4),
+}
+
+/// Packed NF4 on a device, as bitsandbytes lays it out.
+struct DeviceNf4 {
+    packed: Memory,
+    /// Scales of blocks of 64, or of 256 nested scales.
+    absmax: Memory,
+    /// Codes of nested scales and the map that they index.
+    nested: Option<(Memory, Memory)>,
+    offset: f32,
+}
+
+/// A weight's values on a device: as they lie there, or dequantised into scratch for one use.
+pub(super) enum DeviceValues<'a> {
+    Kept(&'a Buf),
+    Scratch(Buf),
+}
+
+impl DeviceValues<'_> {
+    fn buf(&self) -> &Buf {
+        match self {
+            Self::Kept(buf) => buf,
+            Self::Scratch(buf) => buf,
+        }
+    }
+
+    /// As a (rows, cols) operand.
+    pub(super) fn matrix(&self) -> Result<Matrix<'_>> {
+        self.buf().matrix()
+    }
+
+    /// As the argument of a kernel.
+    pub(super) fn arg(&self) -> Result<Arg> {
+        self.buf().arg()
+    }
 }
 
 /// A frozen (rows, cols) matrix, or a vector with `rows` = 1.
@@ -81,6 +122,67 @@ impl Weight {
         Ok(Self { rows, cols, data: Data::Nf4(packed, compute) })
     }
 
+    /// The same weight where `cx` computes: itself on the CPU, a copy in the compute dtype (or packed) on a device.
+    ///
+    /// # Errors
+    /// When there is no memory left or a copy fails.
+    pub fn to_device(self, cx: &Cx) -> Result<Self> {
+        let Some(gpu) = cx.gpu() else { return Ok(self) };
+        let (rows, cols) = (self.rows, self.cols);
+        let data = match &self.data {
+            Data::Nf4(q, _) => {
+                let (absmax, nested, offset) = match &q.absmax {
+                    Absmax::Plain(scales) => (Memory::upload(gpu, scales)?, None, 0.0),
+                    Absmax::Nested { codes, absmax2, offset } => {
+                        let map = Memory::upload(gpu, &dynamic_map(true))?;
+                        let nested = (Memory::upload(gpu, codes)?, map);
+                        (Memory::upload(gpu, absmax2)?, Some(nested), *offset)
+                    }
+                };
+                let packed = Memory::upload(gpu, &q.packed)?;
+                Data::DeviceNf4(DeviceNf4 { packed, absmax, nested, offset })
+            }
+            Data::Dense(..) => {
+                let on_device = cx.alloc(&[rows, cols])?;
+                let block = (BLOCK / cols.max(1)).max(1);
+                let size = cx.compute().size_in_bytes();
+                for r0 in (0..rows).step_by(block) {
+                    let mut values = vec![0.0; ((r0 + block).min(rows) - r0) * cols];
+                    self.read_rows(r0, (r0 + block).min(rows), &mut values)?;
+                    on_device.memory()?.write(r0 * cols * size, &cx.narrow(&values))?;
+                }
+                Data::DeviceDense(on_device)
+            }
+            Data::DeviceDense(_) | Data::DeviceNf4(_) => return Ok(self),
+        };
+        Ok(Self { rows, cols, data })
+    }
+
+    /// The values on the device of `cx`, dequantised where they are packed.
+    pub(super) fn on_gpu(&self, cx: &Cx) -> Result<DeviceValues<'_>> {
+        let (q, gpu) = match (&self.data, cx.gpu()) {
+            (Data::DeviceDense(buf), Some(_)) => return Ok(DeviceValues::Kept(buf)),
+            (Data::DeviceNf4(q), Some(gpu)) => (q, gpu),
+            _ => bail!("{self:?} is not on the device"),
+        };
+        let out = cx.alloc(&[self.rows, self.cols])?;
+        let (codes, map) =
+            q.nested.as_ref().map_or((NULL, NULL), |(codes, map)| (codes.into(), map.into()));
+        let args = [
+            out.arg()?,
+            (&q.packed).into(),
+            (&q.absmax).into(),
+            codes,
+            map,
+            Arg::F32(q.offset),
+            Arg::U64(out.len() as u64),
+        ];
+        // SAFETY: nf4_dequantize(T *out, const u8 *packed, const float *absmax, const u8 *codes, const float *map,
+        // float offset, u64 n), a thread for each eight of n elements; quantising made the parts for n elements.
+        unsafe { gpu.each("nf4_dequantize", out.len().div_ceil(8), &args) }?;
+        Ok(DeviceValues::Scratch(out))
+    }
+
     /// Output features.
     pub fn rows(&self) -> usize {
         self.rows
@@ -118,6 +220,7 @@ impl Weight {
                     f32::from_bits(u32::from(v.to_bits()) << 16)
                 });
             }
+            Data::DeviceDense(_) | Data::DeviceNf4(_) => bail!("{self:?} is on a device"),
             Data::Dense(b, _) => widen(&cast::<f16>(b)?[lo..hi], out, f16::to_f32),
             Data::Nf4(q, compute) => {
                 q.dequantize_range(lo, out);

@@ -4,7 +4,9 @@
 //! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py::_single_tensor_adamw`
 
 use super::arena::{Arena, PIECE};
-use crate::ops::simd;
+use crate::gpu::{Arg, NULL};
+use crate::ops::{Buf, Cx, simd};
+use candle_core::Result;
 use rayon::prelude::*;
 
 /// Hyper-parameters of AdamW; the learning rate comes from the schedule.
@@ -21,23 +23,40 @@ pub struct AdamWConfig {
 /// The optimizer's state: both moments, f32, laid out as the arena.
 pub struct AdamW {
     config: AdamWConfig,
-    /// First moments.
-    pub m: Vec<f32>,
-    /// Second moments.
-    pub v: Vec<f32>,
+    moments: Moments,
     /// Updates done.
     pub t: i32,
 }
 
+/// Both moments, where the arena is.
+enum Moments {
+    Host { m: Vec<f32>, v: Vec<f32> },
+    Device { m: Buf, v: Buf },
+}
+
 impl AdamW {
     /// Fresh state for an arena.
-    pub fn new(config: AdamWConfig, arena: &Arena) -> Self {
+    ///
+    /// # Errors
+    /// When a device has no memory left.
+    pub fn new(config: AdamWConfig, cx: &Cx, arena: &Arena) -> Result<Self> {
         let n = arena.params.len();
-        Self { config, m: vec![0.0; n], v: vec![0.0; n], t: 0 }
+        let moments = if arena.device.is_some() {
+            let (m, v) = (cx.alloc_f32(&[n.max(1)])?, cx.alloc_f32(&[n.max(1)])?);
+            m.memory()?.fill(0)?;
+            v.memory()?.fill(0)?;
+            Moments::Device { m, v }
+        } else {
+            Moments::Host { m: vec![0.0; n], v: vec![0.0; n] }
+        };
+        Ok(Self { config, moments, t: 0 })
     }
 
-    /// One update with the arena's gradients at learning rate `lr`.
-    pub fn step(&mut self, arena: &mut Arena, lr: f64) {
+    /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn step(&mut self, cx: &Cx, arena: &mut Arena, lr: f64, factor: f32) -> Result<()> {
         self.t += 1;
         let [b1, b2] = self.config.betas;
         let step_size = (lr / (1.0 - b1.powi(self.t))) as f32;
@@ -45,11 +64,38 @@ impl AdamW {
         let decay = (1.0 - lr * self.config.weight_decay) as f32;
         let (c1, c2, b2, eps) =
             ((1.0 - b1) as f32, (1.0 - b2) as f32, b2 as f32, self.config.eps as f32);
-        let moments = self.m.par_chunks_mut(PIECE).zip(self.v.par_chunks_mut(PIECE));
+        let (m, v) = match &mut self.moments {
+            Moments::Host { m, v } => (m, v),
+            Moments::Device { m, v } => {
+                let (Some(on), Some(gpu)) = (&arena.device, cx.gpu()) else { return Ok(()) };
+                let n = on.params.len();
+                let args = [
+                    on.params.arg()?,
+                    on.copy.as_ref().map_or(Ok(NULL), Buf::arg)?,
+                    on.grads.arg()?,
+                    m.arg()?,
+                    v.arg()?,
+                    Arg::U64(n as u64),
+                    Arg::F32(factor),
+                    Arg::F32(step_size),
+                    Arg::F32(root2),
+                    Arg::F32(decay),
+                    Arg::F32(c1),
+                    Arg::F32(c2),
+                    Arg::F32(b2),
+                    Arg::F32(eps),
+                ];
+                // SAFETY: adamw(float *p, T *copy, const float *g, float *m, float *v, u64 n, float scale, float step_size,
+                // float root2, float decay, float c1, float c2, float b2, float eps), all arrays of n elements.
+                return unsafe { gpu.each("adamw", n, &args) };
+            }
+        };
+        let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
         let values = arena.params.par_chunks_mut(PIECE).zip(arena.grads.par_chunks(PIECE));
         values.zip(moments).for_each(|((p, g), (m, v))| {
             simd::vectorized(|| {
                 for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * factor;
                     *p *= decay;
                     *m += (g - *m) * c1;
                     *v = *v * b2 + c2 * g * g;
@@ -57,6 +103,7 @@ impl AdamW {
                 }
             });
         });
+        Ok(())
     }
 }
 
@@ -72,7 +119,8 @@ mod tests {
         let s = arena.push("p", [1, 2], &[1.0, -2.0]);
         arena.grads[..2].copy_from_slice(&[0.5, -1.0]);
         let config = AdamWConfig { betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 };
-        AdamW::new(config, &arena).step(&mut arena, 0.1);
+        let cx = Cx::cpu(candle_core::DType::F32, 1).unwrap();
+        AdamW::new(config, &cx, &arena).unwrap().step(&cx, &mut arena, 0.1, 1.0).unwrap();
         let p = arena.param(&s);
         assert!((p[0] - 0.89).abs() < 1e-6 && (p[1] + 1.88).abs() < 1e-6, "{p:?}");
     }

@@ -2,9 +2,12 @@
 //!
 //! Clipping, the optimizer and checkpointing are passes over the arrays. A slice starts at a multiple of 256 elements (the block of
 //! 8-bit optimizer states); what lies between slices is zero and stays zero. Sums run over fixed pieces in a fixed order, so they
-//! do not depend on threads.
+//! do not depend on threads. On a CUDA device the arrays live there and host arrays are copies that are refreshed on demand.
 
-use crate::ops::simd;
+use crate::gpu::Arg;
+use crate::ops::lora::{Gradients, Part};
+use crate::ops::{Buf, Cx, simd};
+use candle_core::{DType, Result};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -31,6 +34,14 @@ impl Slice {
     }
 }
 
+/// The arrays on a device.
+pub(super) struct OnDevice {
+    pub(super) params: Buf,
+    /// The parameters in the compute dtype, where that is not f32.
+    pub(super) copy: Option<Buf>,
+    pub(super) grads: Buf,
+}
+
 /// Parameters and gradients of everything that trains, f32.
 #[derive(Default)]
 pub struct Arena {
@@ -39,6 +50,7 @@ pub struct Arena {
     pub params: Vec<f32>,
     /// Gradients, accumulated over a step.
     pub grads: Vec<f32>,
+    pub(super) device: Option<OnDevice>,
 }
 
 impl Arena {
@@ -57,6 +69,75 @@ impl Arena {
         slice
     }
 
+    /// Moves the arrays to where `cx` computes; nothing to do on the CPU. No slice can be pushed afterwards.
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    pub fn to_device(&mut self, cx: &Cx) -> Result<()> {
+        if cx.gpu().is_none() {
+            return Ok(());
+        }
+        let shape = [self.params.len().max(1)];
+        let params = cx.alloc_f32(&shape)?;
+        params.memory()?.write(0, bytemuck::cast_slice(&self.params))?;
+        let copy = match cx.compute() {
+            DType::F32 => None,
+            _ if self.params.is_empty() => None,
+            _ => Some(cx.from_slice(&self.params, &shape)?),
+        };
+        let grads = cx.alloc_f32(&shape)?;
+        grads.memory()?.fill(0)?;
+        self.device = Some(OnDevice { params, copy, grads });
+        Ok(())
+    }
+
+    /// Brings the parameters from the device, for [`Self::param`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn fetch_params(&mut self) -> Result<()> {
+        if let Some(on) = &self.device {
+            on.params.memory()?.read(0, bytemuck::cast_slice_mut(&mut self.params))?;
+        }
+        Ok(())
+    }
+
+    /// Brings the gradients from the device, for [`Self::grad`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn fetch_grads(&mut self) -> Result<()> {
+        if let Some(on) = &self.device {
+            on.grads.memory()?.read(0, bytemuck::cast_slice_mut(&mut self.grads))?;
+        }
+        Ok(())
+    }
+
+    /// A slice's parameters for an op.
+    pub fn part(&self, slice: &Slice) -> Part<'_> {
+        let Some(on) = &self.device else { return Part::Host(&self.params[slice.range()]) };
+        let values = on.copy.as_ref().unwrap_or(&on.params);
+        match values.memory() {
+            Ok(memory) => {
+                Part::Device(memory, slice.start * values.dtype().size_in_bytes(), values.dtype())
+            }
+            Err(_) => Part::Host(&[]),
+        }
+    }
+
+    /// The parameters of two slices for an op and where their gradients are added; `b` was pushed after `a`.
+    pub fn parts_and_gradients(&mut self, a: &Slice, b: &Slice) -> ([Part<'_>; 2], Gradients<'_>) {
+        if let Some(on) = &self.device
+            && let Ok(memory) = on.grads.memory()
+        {
+            let at = [a, b].map(|s| s.start * size_of::<f32>());
+            return ([self.part(a), self.part(b)], Gradients::Device(memory, at));
+        }
+        let (head, tail) = self.grads.split_at_mut(b.start);
+        let gradients = Gradients::Host(&mut head[a.range()], &mut tail[..b.range().len()]);
+        ([Part::Host(&self.params[a.range()]), Part::Host(&self.params[b.range()])], gradients)
+    }
+
     /// The slices in the order of the arrays.
     pub fn slices(&self) -> &[Slice] {
         &self.slices
@@ -67,23 +148,43 @@ impl Arena {
         self.slices.iter().map(|s| s.shape[0] * s.shape[1]).sum()
     }
 
-    /// The parameters of a slice.
+    /// The parameters of a slice, as last fetched.
     pub fn param(&self, slice: &Slice) -> &[f32] {
         &self.params[slice.range()]
     }
 
-    /// The gradient of a slice.
+    /// The gradient of a slice, as last fetched.
     pub fn grad(&self, slice: &Slice) -> &[f32] {
         &self.grads[slice.range()]
     }
 
     /// Sets all gradients to zero.
-    pub fn zero_grads(&mut self) {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn zero_grads(&mut self) -> Result<()> {
+        if let Some(on) = &self.device {
+            return on.grads.memory()?.fill(0);
+        }
         self.grads.par_chunks_mut(PIECE).for_each(|g| g.fill(0.0));
+        Ok(())
     }
 
     /// The global L2 norm of all gradients; NaN or infinite if one of them is.
-    pub fn grad_norm(&self) -> f64 {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn grad_norm(&self, cx: &Cx) -> Result<f64> {
+        if let (Some(on), Some(gpu)) = (&self.device, cx.gpu()) {
+            let n = on.grads.len();
+            let pieces = n.div_ceil(PIECE);
+            let sums = cx.alloc_f32(&[pieces, 2])?; // f64 each
+            let args = [sums.arg()?, on.grads.arg()?, Arg::U64(n as u64), Arg::U64(PIECE as u64)];
+            // SAFETY: sum_of_squares(double *out, const float *g, u64 n, u64 piece), a block of 256 threads a piece.
+            unsafe { gpu.launch("sum_of_squares", pieces, 256, &args) }?;
+            let sums: Vec<f64> = sums.memory()?.download(0, pieces)?;
+            return Ok(sums.iter().sum::<f64>().sqrt());
+        }
         let squares: Vec<f64> = self
             .grads
             .par_chunks(PIECE)
@@ -99,16 +200,13 @@ impl Arena {
                 })
             })
             .collect();
-        squares.iter().sum::<f64>().sqrt()
+        Ok(squares.iter().sum::<f64>().sqrt())
     }
+}
 
-    /// Multiplies all gradients by min(1, `max_norm` / (`norm` + 1e-6)), as torch's `clip_grad_norm_`.
-    pub fn clip(&mut self, norm: f64, max_norm: f64) {
-        let scale = (max_norm / (norm + 1e-6)) as f32;
-        if scale < 1.0 {
-            self.grads.par_chunks_mut(PIECE).for_each(|g| g.iter_mut().for_each(|g| *g *= scale));
-        }
-    }
+/// The factor that clips gradients of this norm: min(1, `max_norm` / (`norm` + 1e-6)), as torch's `clip_grad_norm_`.
+pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f32 {
+    max_norm.map_or(1.0, |m| ((m / (norm + 1e-6)) as f32).min(1.0))
 }
 
 #[cfg(test)]
@@ -124,19 +222,20 @@ mod tests {
 
     #[test]
     fn clipping_leaves_a_small_norm_alone() {
-        let mut arena = Arena::default();
-        let s = arena.push("a", [1, 2], &[0.0; 2]);
-        arena.grads[..2].copy_from_slice(&[0.3, 0.4]);
-        arena.clip(arena.grad_norm(), 1.0);
-        assert_eq!(arena.grad(&s), [0.3, 0.4]);
+        assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
     }
 
     #[test]
     fn clipping_scales_to_the_limit() {
-        let mut arena = Arena::default();
-        arena.push("a", [1, 2], &[0.0; 2]);
-        arena.grads[..2].copy_from_slice(&[3.0, 4.0]);
-        arena.clip(arena.grad_norm(), 1.0);
-        assert!((arena.grad_norm() - 1.0).abs() < 1e-6);
+        assert!((f64::from(clip_factor(5.0, Some(1.0))) * 5.0 - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_norm_is_that_of_all_slices() {
+        let (mut arena, cx) = (Arena::default(), Cx::cpu(DType::F32, 1).unwrap());
+        arena.push("a", [1, 1], &[0.0]);
+        let b = arena.push("b", [1, 1], &[0.0]);
+        (arena.grads[0], arena.grads[b.start]) = (3.0, 4.0);
+        assert_eq!(arena.grad_norm(&cx).unwrap(), 5.0);
     }
 }

@@ -27,8 +27,14 @@ pub struct StepRecord {
     pub tokens_per_s: f64,
     /// Seconds since the first step began.
     pub elapsed_s: f64,
-    /// Peak memory so far.
+    /// Peak memory so far: of the device where a run computes on one, else of the process.
     pub peak_mem_bytes: u64,
+    /// The loss scale, in f16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f32>,
+    /// The gradients overflowed in f16: nothing was updated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// One evaluation.

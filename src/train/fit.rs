@@ -1,18 +1,20 @@
 //! The training loop, from the first step to the saved adapter.
 
 use super::guard::Watch;
+use super::loss_scale::LossScale;
 use super::objective;
 use super::prepare::Run;
 use crate::checkpoint::{atomic, peft};
-use crate::config::RunConfig;
+use crate::config::{Precision, RunConfig};
 use crate::data::batch::Batch;
 use crate::data::example::Example;
 use crate::data::sampler::Epochs;
-use crate::model::linear::Dropout;
+use crate::model::linear::Draw;
 use crate::ops::philox::seed_key;
 use crate::ops::rope;
 use crate::optim::AdamW;
 use crate::optim::adamw::AdamWConfig;
+use crate::optim::arena::clip_factor;
 use crate::report::memory::peak_bytes;
 use crate::report::metrics::{EvalRecord, MetricsFile, StepRecord};
 use crate::report::progress::Progress;
@@ -47,10 +49,12 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
             eps: config.optimizer.eps,
             weight_decay: config.optimizer.weight_decay,
         },
+        &run.cx,
         &run.arena,
-    );
+    )?;
+    let mut scale = LossScale::new(config.precision == Precision::F16);
     let mut watch = Watch::new(&run.arena);
-    let rope = run.decoder.rope_table(run.data.census.longest);
+    let rope = run.decoder.rope_table(&run.cx, run.data.census.longest)?;
     run.cx.set_token_capacity(longest_batch(run, t.micro_batch_size));
 
     if e.initial_validation {
@@ -66,25 +70,28 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
                 .chunks(t.micro_batch_size)
                 .map(|rows| Batch::collate(rows.iter().map(|r| (&run.data.train[*r], *r as u64))))
                 .collect();
-            run.arena.zero_grads();
+            run.arena.zero_grads()?;
             let weight = objective::total_weight(&batches);
             let mut loss = 0.0;
             for batch in &batches {
                 if stop.load(Ordering::Relaxed) {
                     break 'run;
                 }
-                loss += train_pass(config, run, &rope, batch, weight, step)?;
+                loss += train_pass(config, run, &rope, batch, weight, step, scale.get())?;
             }
             let lr = run.schedule.rate(step);
-            let norm = run.cx.install(|| run.arena.grad_norm());
             step += 1;
-            run.cx.install(|| watch.check(&run.arena, step, lr, loss, norm))?;
-            run.cx.install(|| {
-                if let Some(max_norm) = t.max_norm {
-                    run.arena.clip(norm, max_norm);
+            let (used, shown) = (f64::from(scale.get()), scale.shown());
+            let norm = run.cx.install(|| run.arena.grad_norm(&run.cx))? / used;
+            let skipped = scale.update(norm.is_finite() || !loss.is_finite());
+            if !skipped {
+                if watch.is_waiting() || !norm.is_finite() {
+                    run.arena.fetch_grads()?;
                 }
-                optimizer.step(&mut run.arena, lr);
-            });
+                run.cx.install(|| watch.check(&run.arena, step, lr, loss, norm))?;
+                let factor = (f64::from(clip_factor(norm, t.max_norm)) / used) as f32;
+                run.cx.install(|| optimizer.step(&run.cx, &mut run.arena, lr, factor))?;
+            }
             let tokens = batches.iter().map(|b| b.ids.len()).sum::<usize>();
             let in_epoch = (step - epoch * run.steps_per_epoch) as f64 / run.steps_per_epoch as f64;
             let record = StepRecord {
@@ -97,7 +104,9 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
                 target_tokens: batches.iter().map(Batch::target_tokens).sum(),
                 tokens_per_s: tokens as f64 / began.elapsed().as_secs_f64(),
                 elapsed_s: start.elapsed().as_secs_f64(),
-                peak_mem_bytes: peak_bytes(),
+                peak_mem_bytes: run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes()),
+                loss_scale: shown,
+                skipped,
             };
             metrics.write(&record)?;
             progress.step(&record);
@@ -139,14 +148,13 @@ fn train_pass(
     batch: &Batch,
     weight: f64,
     step: usize,
+    scale: f32,
 ) -> Result<f64> {
-    let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight));
-    let dropout =
-        Dropout { seed: seed_key(config.seed), step: step as u32, origins: &tokens.origins };
+    let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight, scale));
+    let draw = Draw { seed: seed_key(config.seed), step: step as u32 };
     let Run { cx, decoder, arena, .. } = run;
-    let nll =
-        cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, Some(dropout)))?;
-    Ok(objective::loss(&nll, &labels))
+    let nll = cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, Some(draw)))?;
+    Ok(objective::loss(&nll, &labels) / f64::from(scale))
 }
 
 /// Token-weighted loss over the validation examples; nothing to do when there are none.
@@ -163,7 +171,7 @@ fn validate(
     let Run { cx, decoder, arena, data, .. } = run;
     for rows in data.val.chunks(micro_batch_size).take(max_iters) {
         let batch = Batch::collate(rows.iter().map(|r| (r, 0)));
-        let (tokens, labels) = (objective::tokens(&batch), objective::labels(&batch, 1.0));
+        let (tokens, labels) = (objective::tokens(&batch), objective::labels(&batch, 1.0, 1.0));
         let nll = cx.install(|| decoder.eval_pass(cx, arena, rope, &tokens, &labels))?;
         sum += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
         count += nll.len();
@@ -188,7 +196,8 @@ fn longest_batch(run: &Run, micro_batch_size: usize) -> usize {
 }
 
 /// Writes the adapter with tokenizer and resolved config as `<out_dir>/<name>/`.
-fn save(config: &RunConfig, run: &Run, name: &str) -> Result<()> {
+fn save(config: &RunConfig, run: &mut Run, name: &str) -> Result<()> {
+    run.arena.fetch_params()?;
     let dir = config.out_dir.join(name);
     let base = std::path::absolute(&config.checkpoint_dir)?;
     let base = base.canonicalize().unwrap_or(base);

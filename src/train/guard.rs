@@ -22,6 +22,11 @@ impl Watch {
         Self { alive: vec![false; arena.slices().len()], first_rate: None }
     }
 
+    /// Whether [`Self::check`] looks at single gradients: until each tensor has had one.
+    pub fn is_waiting(&self) -> bool {
+        !self.alive.iter().all(|a| *a)
+    }
+
     /// Looks at the gradients of `step` (from 1), whose rate was `lr`.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The training loop and what it decides before it starts.
 
+pub mod device;
 pub mod fit;
 pub mod guard;
+pub mod loss_scale;
 pub mod objective;
 pub mod prepare;

@@ -18,16 +18,16 @@ pub fn tokens(batch: &Batch) -> Tokens {
     Tokens::new(sequences.map(|(w, id)| (&batch.ids[w[0]..w[1]], *id as u32)))
 }
 
-/// The labelled rows of a batch, with coefficients for a step of `total` weight.
-pub fn labels(batch: &Batch, total: f64) -> Labels {
+/// The labelled rows of a batch, with coefficients for a step of `total` weight times the loss scale.
+pub fn labels(batch: &Batch, total: f64, scale: f32) -> Labels {
     let mut labels = Labels::default();
     for (row, (&target, &weight)) in batch.targets.iter().zip(&batch.weights).enumerate() {
         if let Ok(target) = u32::try_from(target)
             && weight != 0.0
         {
-            labels.rows.push(row);
+            labels.rows.push(row as u32);
             labels.targets.push(target);
-            labels.coefficients.push((f64::from(weight) / total) as f32);
+            labels.coefficients.push((f64::from(weight) / total) as f32 * scale);
         }
     }
     labels

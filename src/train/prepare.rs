@@ -1,19 +1,19 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
+use super::device;
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
-use crate::config::{Precision, Quantize, RunConfig, TargetModules};
+use crate::config::{RunConfig, TargetModules};
 use crate::data::dataset::{DataSet, Options};
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
-use crate::model::load::{Nf4, Storage, attach, load};
+use crate::model::load::{attach, load};
 use crate::model::{Decoder, families};
 use crate::ops::Cx;
 use crate::optim::{Arena, Cosine};
 use anyhow::Result;
-use candle_core::DType;
 use tracing::debug;
 
 /// A run about to start.
@@ -38,25 +38,13 @@ pub struct Run {
     pub notes: Vec<String>,
 }
 
-/// The storage that the config asks for.
-pub fn storage(precision: Precision, quantize: Option<Quantize>) -> Storage {
-    let compute = match precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
-    };
-    let quantize = quantize.map(|q| match q {
-        Quantize::Nf4 => Nf4::Single,
-        Quantize::Nf4Dq => Nf4::Double,
-    });
-    Storage { compute, quantize }
-}
-
 /// Checks and loads everything; `threads` 0 means all cores.
 ///
 /// # Errors
 /// When the model, the data or the adapter is not as the run needs it.
 pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
-    let mut notes = Vec::new();
+    let (cx, note) = device::open(config.device, config.precision, threads)?;
+    let mut notes: Vec<String> = note.into_iter().collect();
     let dir = &config.checkpoint_dir;
     if !dir.is_dir() {
         let problem =
@@ -135,17 +123,18 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         ));
     }
     if config.optimizer.kind == crate::config::OptimizerKind::PagedAdamW {
-        notes.push("PagedAdamW: on the CPU the optimizer's state is ordinary memory".into());
+        let place =
+            if cx.gpu().is_some() { "it stays on the device" } else { "it is ordinary memory" };
+        notes.push(format!("PagedAdamW: the optimizer's state is not paged; {place}"));
     }
     let schedule = Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
 
-    let storage = storage(config.precision, config.quantize);
-    let cx = Cx::cpu(storage.compute, threads)?;
-    let mut decoder = cx.install(|| load(dir, storage))?;
-    debug!(?storage, "weights ready");
+    let mut decoder = cx.install(|| load(&cx, dir, config.quantize.map(device::nf4)))?;
+    debug!(device = device::describe(&cx), quantize = ?config.quantize, "weights ready");
     let mut arena = Arena::default();
     let tensors = adapter.as_ref().map(|a| &a.tensors);
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)?;
+    arena.to_device(&cx)?;
     Ok(Run { cx, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
 }
 

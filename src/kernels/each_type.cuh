@@ -1,0 +1,10 @@
+// The files that are written in terms of T. Included once for each type: no guard.
+#include "adamw.cuh"
+#include "attention.cuh"
+#include "cross_entropy.cuh"
+#include "dropout.cuh"
+#include "nf4.cuh"
+#include "rms_norm.cuh"
+#include "rope.cuh"
+#include "rows.cuh"
+#include "swiglu.cuh"
