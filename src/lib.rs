@@ -23,4 +23,5 @@ pub mod ops;
 pub mod optim;
 pub mod quant;
 pub mod report;
+pub mod selftest;
 pub mod train;

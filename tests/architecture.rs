@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "selftest",
             "train",
             "checkpoint",
             "optim",
@@ -41,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
+    ("selftest", &["optim", "model", "adapters", "ops", "quant", "hub"]),
     ("checkpoint", &["optim", "adapters", "hub", "error"]),
     ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),
     ("optim", &["ops", "gpu", "error"]),

@@ -2,6 +2,7 @@
 
 mod finetune;
 mod generate;
+mod selftest;
 
 use crate::error::UserError;
 use crate::report;
@@ -23,6 +24,8 @@ enum Verb {
     Finetune(finetune::Args),
     /// Answer a prompt with a model and, if given, an adapter.
     Generate(generate::Args),
+    /// Check that a device computes what it should, and how fast.
+    Selftest(selftest::Args),
 }
 
 /// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
@@ -37,6 +40,7 @@ pub fn main() -> i32 {
     let done = report::log::start().map_err(Into::into).and_then(|()| match cli.verb {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Generate(args) => generate::run(&args),
+        Verb::Selftest(args) => selftest::run(&args),
     });
     match done {
         Ok(code) => code,

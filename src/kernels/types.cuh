@@ -28,6 +28,7 @@ __device__ inline void narrow(float x, f16 &to) { to = __float2half(x); }
 // The element of this thread in a one-dimensional grid.
 __device__ inline u64 element() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 
+#ifdef __CUDACC__ // on the CPU: cuda_on_cpu.h
 // The sum over the 32 lanes of a warp, in every lane.
 __device__ inline float warp_sum(float x) {
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
@@ -38,6 +39,7 @@ __device__ inline float warp_max(float x) {
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
   return x;
 }
+#endif
 
 // The sum over all threads of a block (a multiple of 32, at most 1024), in every thread. `scratch` holds 32 floats.
 __device__ inline float block_sum(float x, float *scratch) {

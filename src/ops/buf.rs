@@ -161,6 +161,21 @@ impl Buf {
         }
     }
 
+    /// Itself with the given f32 values, for an f32 buffer anywhere.
+    ///
+    /// # Errors
+    /// When the number of values is wrong or the device fails.
+    pub fn filled(mut self, values: &[f32]) -> Result<Self> {
+        if values.len() != self.len() || self.dtype() != DType::F32 {
+            bail!("{} values do not fill {self:?}", values.len());
+        }
+        match self.memory() {
+            Ok(memory) => memory.write(0, bytemuck::cast_slice(values))?,
+            Err(_) => self.f32_mut()?.copy_from_slice(values),
+        }
+        Ok(self)
+    }
+
     /// A copy as a candle tensor on the CPU, for reference compositions.
     ///
     /// # Errors

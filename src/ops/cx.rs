@@ -16,12 +16,13 @@ use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Where buffers come from, what computes, and the rounding of values between ops.
 pub struct Cx {
     engine: Engine,
     compute: DType,
+    poison: AtomicBool,
 }
 
 enum Engine {
@@ -80,7 +81,11 @@ impl Cx {
         let threads =
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::wrap)?;
         let token_capacity = AtomicUsize::new(0);
-        Ok(Self { engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity }, compute })
+        Ok(Self {
+            engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity },
+            compute,
+            poison: AtomicBool::new(false),
+        })
     }
 
     /// A context on a device that computes in `compute`: f32, bf16 or f16.
@@ -89,7 +94,8 @@ impl Cx {
     /// When there are no kernels for the dtype.
     pub fn on_gpu(compute: DType, gpu: Arc<Gpu>) -> Result<Self> {
         let suffix = gpu::suffix(compute)?;
-        Ok(Self { engine: Engine::Gpu(OnGpu { gpu, suffix }), compute })
+        let engine = Engine::Gpu(OnGpu { gpu, suffix });
+        Ok(Self { engine, compute, poison: AtomicBool::new(false) })
     }
 
     /// The dtype of weights and activations.
@@ -129,6 +135,11 @@ impl Cx {
         }
     }
 
+    /// Fills each new buffer with NaN from now on, so that a test sees what an op did not write.
+    pub fn poison(&self) {
+        self.poison.store(true, Ordering::Relaxed);
+    }
+
     /// How many buffers were newly allocated so far; 0 on a device, whose pool is the driver's.
     pub fn fresh_allocations(&self) -> usize {
         self.on_cpu().map_or(0, |(pool, _)| pool.fresh())
@@ -155,11 +166,18 @@ impl Cx {
         if let Some(on) = self.gpu() {
             let (len, _) = sizes(shape, 0)?;
             let memory = Memory::new(on, len * dtype.size_in_bytes())?;
+            if self.poison.load(Ordering::Relaxed) {
+                memory.fill(0xFF)?;
+            }
             return Ok(Buf::on_gpu(memory, dtype, shape));
         }
         let (pool, tokens) = self.on_cpu()?;
         let (len, capacity) = sizes(shape, tokens)?;
-        Ok(Buf::new(CpuStorage::F32(pool.f32(len, capacity)), shape, pool.clone()))
+        let mut values = pool.f32(len, capacity);
+        if self.poison.load(Ordering::Relaxed) {
+            values.fill(f32::NAN);
+        }
+        Ok(Buf::new(CpuStorage::F32(values), shape, pool.clone()))
     }
 
     /// As [`Self::alloc`], with room for exactly `rows` rows: for scratch that is not one row per token.

@@ -113,6 +113,17 @@ impl Arena {
         Ok(())
     }
 
+    /// Sends the host's gradients to the device, if there is one.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn send_grads(&mut self) -> Result<()> {
+        if let Some(on) = &self.device {
+            on.grads.memory()?.write(0, bytemuck::cast_slice(&self.grads))?;
+        }
+        Ok(())
+    }
+
     /// A slice's parameters for an op.
     pub fn part(&self, slice: &Slice) -> Part<'_> {
         let Some(on) = &self.device else { return Part::Host(&self.params[slice.range()]) };

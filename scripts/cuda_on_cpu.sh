@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs a command with a CUDA device that is played by the CPU: the kernels of src/kernels, compiled for it, behind the driver's
+# and cuBLAS' names. For tests of everything CUDA on machines without a card; slow.
+#
+#   source ~/.cache/vft/cuda-13.0/env.sh                       (nvcc, to build with the feature cuda)
+#   bash scripts/cuda_on_cpu.sh cargo test --features cuda
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+libs="${CARGO_TARGET_DIR:-$root/target}/cuda_on_cpu"
+mkdir -p "$libs"
+newest=$(ls -t "$root"/src/kernels/* "$root"/tests/cuda_on_cpu/* | head -1)
+if [ ! -e "$libs/libcuda.so.1" ] || [ "$newest" -nt "$libs/libcuda.so.1" ]; then
+  [ "$(uname -m)" = x86_64 ] && tls=-mtls-dialect=gnu2 # thread-local variables without a call each
+  # Jumps between stacks are what coroutines do; the fortified longjmp takes them for an attack.
+  "${CXX:-g++}" -x c++ -std=c++17 -O2 -fPIC -shared -U_FORTIFY_SOURCE -fno-stack-protector -fno-exceptions -fno-rtti \
+    ${tls:-} -ffp-contract=off -I "$root/tests/cuda_on_cpu" -I "$root/src/kernels" \
+    -o "$libs/libcuda.so.1.new" "$root/tests/cuda_on_cpu/driver.cpp"
+  mv "$libs/libcuda.so.1.new" "$libs/libcuda.so.1"
+  ln -sf libcuda.so.1 "$libs/libcublas.so.13"
+fi
+export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export VFT_TEST_DEVICE=cuda
+exec "$@"
