@@ -3,7 +3,7 @@
 # and cuBLAS' names. For tests of everything CUDA on machines without a card; slow.
 #
 #   source ~/.cache/vft/cuda-13.0/env.sh                       (nvcc, to build with the feature cuda)
-#   bash scripts/cuda_on_cpu.sh cargo test --features cuda
+#   bash scripts/cuda_on_cpu.sh cargo test --features cuda --test cuda --test parity
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 libs="${CARGO_TARGET_DIR:-$root/target}/cuda_on_cpu"
@@ -19,5 +19,5 @@ if [ ! -e "$libs/libcuda.so.1" ] || [ "$newest" -nt "$libs/libcuda.so.1" ]; then
   ln -sf libcuda.so.1 "$libs/libcublas.so.13"
 fi
 export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-export VFT_TEST_DEVICE=cuda
+export VFT_TEST_DEVICE=cuda VFT_CUDA_ON_CPU="$libs"
 exec "$@"

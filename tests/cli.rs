@@ -308,6 +308,35 @@ fn diagnostics_come_when_they_are_asked_for() {
     assert!(text.contains("DEBUG") && text.contains("weights ready"), "{text}");
 }
 
+#[test]
+fn f16_needs_cuda() {
+    let output = Home::new().smoke(&["--device", "cpu", "--precision", "16-true"]);
+    assert_refused(&output, &["`precision: 16-true` needs a CUDA device", "bf16-true"]);
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_so() {
+    assert_refused(
+        &Home::new().smoke(&["--device", "cuda"]),
+        &["this vft was built without CUDA", "--features cuda"],
+    );
+}
+
+#[test]
+fn an_unknown_device_is_refused() {
+    let output = Home::new().smoke(&["--device", "tpu"]);
+    assert_refused(&output, &["`device`: `tpu` is no device", "cuda:1"]);
+}
+
+#[test]
+fn selftest_passes_on_the_cpu() {
+    let output = vft(&["selftest", "--device", "cpu", "--quick"]);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    assert!(table.contains("verdict: this device computes what it should"), "{table}");
+}
+
 // Model
 
 #[test]

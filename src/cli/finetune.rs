@@ -4,6 +4,7 @@ use crate::checkpoint::out_dir;
 use crate::config::{RunConfig, keys};
 use crate::error::{Problem, UserError};
 use crate::report;
+use crate::train::device;
 use crate::train::fit::{Ending, fit};
 use crate::train::prepare::{Run, prepare};
 use anyhow::{Context, Result};
@@ -121,6 +122,7 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
     let census = &run.data.census;
     let share = 100.0 * census.targets as f64 / census.tokens.max(1) as f64;
     let mut lines = vec![
+        format!("device: {}, {}", device::describe(&run.cx), config.precision),
         format!(
             "data: {} training and {} validation rows, {} tokens, {share:.0} % trained, longest {}",
             run.data.train.len(),

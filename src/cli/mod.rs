@@ -59,7 +59,9 @@ fn exit_code(error: &anyhow::Error) -> i32 {
     let text = format!("{error:#}");
     if full || text.contains("No space left on device") {
         74
-    } else if error.chain().any(|e| e.downcast_ref::<UserError>().is_some()) {
+    } else if error.chain().any(|e| e.downcast_ref::<UserError>().is_some())
+        || text.contains("CUDA out of memory")
+    {
         2
     } else {
         1

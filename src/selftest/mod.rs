@@ -1,6 +1,6 @@
 //! `vft selftest`: does this machine compute what it should, and how fast.
 //!
-//! Every op with fresh random inputs and odd shapes against plain f64 loops ([`reference`]), into buffers that held NaN; whole
+//! Every op with fresh random inputs and odd shapes against plain f64 loops (`reference.rs`), into buffers that held NaN; whole
 //! training steps against the same in f32 on the CPU; then what the heavy ops reach beside a copy and a plain product.
 
 pub mod case;

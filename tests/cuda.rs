@@ -1,0 +1,154 @@
+//! The binary on a CUDA device: `bash scripts/cuda_on_cpu.sh cargo test --features cuda --test cuda --test parity`.
+//!
+//! The script plays the device on the CPU and can play broken machines; with `VFT_TEST_DEVICE=cuda` alone the tests that need no
+//! broken machine run on a real card.
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn vft(args: &[&str], machine: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vft"));
+    command.args(args).current_dir(ROOT).envs(machine.iter().copied()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The smoke run's first steps: its records and what it said.
+fn smoke(more: &[&str], machine: &[(&str, &str)]) -> (Output, Vec<Value>) {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let mut args = vec!["finetune", "--config", "configs/smoke.yml", "--out_dir"];
+    args.push(out.to_str().unwrap());
+    args.extend(["--train.max_steps", "4", "--eval.initial_validation", "false"]);
+    args.extend(more);
+    let output = vft(&args, machine);
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+    (output, text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+}
+
+fn losses(records: &[Value]) -> Vec<f64> {
+    records.iter().filter_map(|r| r["loss"].as_f64()).collect()
+}
+
+#[test]
+fn selftest_passes() {
+    let output = vft(&["selftest", "--device", "cuda", "--quick"], &[]);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}\n{}", stderr(&output));
+}
+
+fn assert_same_run(more: &[&str], tolerance: f64) {
+    let run = |device| {
+        let (output, records) = smoke(&[more, &["--device", device]].concat(), &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        losses(&records)
+    };
+    let (cuda, cpu) = (run("cuda"), run("cpu"));
+    assert_eq!(cuda.len(), 4);
+    for (cuda, cpu) in cuda.iter().zip(&cpu) {
+        assert!((cuda / cpu - 1.0).abs() < tolerance, "cuda {cuda}, cpu {cpu}");
+    }
+}
+
+#[test]
+fn a_run_with_dropout_is_the_cpus() {
+    assert_same_run(&["--precision", "32-true", "--lora_dropout", "0.1"], 1e-5);
+}
+
+#[test]
+fn a_qlora_run_is_the_cpus() {
+    assert_same_run(&["--precision", "bf16-true", "--quantize", "bnb.nf4-dq"], 1e-2);
+}
+
+#[test]
+fn f16_records_its_loss_scale() {
+    let (output, records) = smoke(&["--device", "cuda", "--precision", "16-true"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(records[0]["loss_scale"].as_f64(), Some(65536.0));
+}
+
+#[test]
+fn f16_losses_are_those_of_f32() {
+    let run = |precision| losses(&smoke(&["--device", "cuda", "--precision", precision], &[]).1);
+    for (half, single) in run("16-true").iter().zip(run("32-true")) {
+        assert!((half / single - 1.0).abs() < 5e-3, "f16 {half}, f32 {single}");
+    }
+}
+
+// Machines that lack something: only where the device is played by the CPU.
+
+/// The folder of the played libraries.
+fn played() -> String {
+    std::env::var("VFT_CUDA_ON_CPU").expect("run by scripts/cuda_on_cpu.sh")
+}
+
+fn assert_refused(machine: &[(&str, &str)], more: &[&str], parts: &[&str]) {
+    played();
+    let (output, _) = smoke(&[&["--device", "cuda"], more].concat(), machine);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_missing_driver_is_named() {
+    let empty = tempfile::tempdir().unwrap();
+    let path = empty.path().to_str().unwrap();
+    assert_refused(&[("LD_LIBRARY_PATH", path)], &[], &["libcuda.so.1", "driver 580"]);
+}
+
+#[test]
+fn a_missing_cublas_is_named() {
+    let some = tempfile::tempdir().unwrap();
+    let driver = Path::new(&played()).join("libcuda.so.1");
+    std::os::unix::fs::symlink(driver, some.path().join("libcuda.so.1")).unwrap();
+    let path = some.path().to_str().unwrap();
+    assert_refused(&[("LD_LIBRARY_PATH", path)], &[], &["libcublas.so.13", "LD_LIBRARY_PATH"]);
+}
+
+#[test]
+fn an_old_driver_is_refused() {
+    let parts = ["supports CUDA 12.4", "driver 580"];
+    assert_refused(&[("VFT_FAKE_DRIVER", "12040")], &[], &parts);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused() {
+    assert_refused(&[], &["--device", "cuda:3"], &["no device cuda:3", "nvidia-smi -L"]);
+}
+
+#[test]
+fn an_old_card_is_refused() {
+    assert_refused(&[("VFT_FAKE_CAPABILITY", "70")], &[], &["compute capability 7.0"]);
+}
+
+#[test]
+fn bf16_on_a_t4_is_refused_with_the_way_out() {
+    let more = ["--precision", "bf16-true"];
+    assert_refused(&[("VFT_FAKE_CAPABILITY", "75")], &more, &["bf16-true", "16-true"]);
+}
+
+#[test]
+fn too_little_memory_says_what_to_lower() {
+    let parts = ["CUDA out of memory", "train.micro_batch_size"];
+    assert_refused(&[("VFT_FAKE_MEMORY", "1")], &[], &parts);
+}
+
+#[test]
+fn auto_falls_back_to_the_cpu_and_says_why() {
+    played();
+    let (output, _) = smoke(&["--device", "auto"], &[("VFT_FAKE_DRIVER", "12040")]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("device: cpu, because the NVIDIA driver is too old"), "{text}");
+}
