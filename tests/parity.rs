@@ -44,9 +44,14 @@ fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+/// The repository: `VFT_TEST_ROOT` where the tests run elsewhere than they were built.
+fn root() -> PathBuf {
+    std::env::var_os("VFT_TEST_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 impl Fixture {
     fn read(family: &str, stem: &str) -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(family);
+        let dir = root().join("tests/fixtures/parity").join(family);
         let bytes = std::fs::read(dir.join(format!("{stem}.safetensors"))).unwrap();
         let views = SafeTensors::deserialize(&bytes).unwrap();
         let f32s = |b: &[u8]| {
@@ -287,7 +292,7 @@ macro_rules! families {
         fn every_family_has_a_fixture() {
             for family in vft::model::families::FAMILIES {
                 let covered = [$($dir),*].iter().any(|dir| {
-                    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(dir);
+                    let path = root().join("tests/fixtures/parity").join(dir);
                     read_json(&path.join("config.json"))["architectures"][0] == family.hf_name
                 });
                 assert!(covered, "{} has no fixture", family.hf_name);
