@@ -309,6 +309,23 @@ fn diagnostics_come_when_they_are_asked_for() {
 }
 
 #[test]
+fn an_unknown_choice_of_products_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["selftest", "--device", "cpu", "--quick"])
+        .env("VFT_CPU", "sse9")
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert!(output.status.code() == Some(2) && text.contains("VFT_CPU=sse9"), "{text}");
+}
+
+#[test]
+fn too_many_threads_are_refused() {
+    let output = Home::new().smoke(&["--threads", "100000"]);
+    assert_refused(&output, &["`--threads`: 100000 is more than 1024"]);
+}
+
+#[test]
 fn f16_needs_cuda() {
     let output = Home::new().smoke(&["--device", "cpu", "--precision", "16-true"]);
     assert_refused(&output, &["`precision: 16-true` needs a CUDA device", "bf16-true"]);

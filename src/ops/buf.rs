@@ -161,6 +161,17 @@ impl Buf {
         }
     }
 
+    /// The values of a bf16 buffer, to be written.
+    ///
+    /// # Errors
+    /// When the buffer holds another dtype.
+    pub(super) fn bf16_mut(&mut self) -> Result<&mut [bf16]> {
+        match &mut self.store {
+            Store::Cpu(CpuStorage::BF16(v), _) => Ok(v),
+            _ => bail!("expected a bf16 buffer of shape {:?}", self.shape),
+        }
+    }
+
     /// Itself with the given f32 values, for an f32 buffer anywhere.
     ///
     /// # Errors

@@ -9,8 +9,10 @@
 //! ([`Cx::set_token_capacity`]), so that after the first steps every request is met by a buffer given back earlier. Unused room is
 //! never touched and so never resident.
 
+use super::bf16_gemm;
 use super::buf::Buf;
 use super::pool::Pool;
+use super::simd;
 use crate::gpu::{self, Arg, Gpu, Memory};
 use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::{bf16, f16};
@@ -22,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub struct Cx {
     engine: Engine,
     compute: DType,
+    bf16_products: bool,
     poison: AtomicBool,
 }
 
@@ -81,9 +84,11 @@ impl Cx {
         let threads =
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::wrap)?;
         let token_capacity = AtomicUsize::new(0);
+        let bf16_products = bf16_gemm::available()? && compute == DType::BF16;
         Ok(Self {
             engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity },
             compute,
+            bf16_products,
             poison: AtomicBool::new(false),
         })
     }
@@ -95,12 +100,17 @@ impl Cx {
     pub fn on_gpu(compute: DType, gpu: Arc<Gpu>) -> Result<Self> {
         let suffix = gpu::suffix(compute)?;
         let engine = Engine::Gpu(OnGpu { gpu, suffix });
-        Ok(Self { engine, compute, poison: AtomicBool::new(false) })
+        Ok(Self { engine, compute, bf16_products: false, poison: AtomicBool::new(false) })
     }
 
     /// The dtype of weights and activations.
     pub fn compute(&self) -> DType {
         self.compute
+    }
+
+    /// Whether frozen bf16 weights are multiplied in bf16 on the CPU.
+    pub(super) fn has_bf16_products(&self) -> bool {
+        self.bf16_products
     }
 
     /// The device, if this context is on one.
@@ -160,6 +170,26 @@ impl Cx {
     /// When the size overflows or there is no memory left.
     pub fn alloc_f32(&self, shape: &[usize]) -> Result<Buf> {
         self.alloc_as(DType::F32, shape)
+    }
+
+    /// A bf16 buffer of any content on the CPU; the first dimension of `shape` counts tokens.
+    ///
+    /// # Errors
+    /// When the size overflows or this context is on a device.
+    pub(super) fn alloc_bf16(&self, shape: &[usize]) -> Result<Buf> {
+        let (pool, tokens) = self.on_cpu()?;
+        let (len, capacity) = sizes(shape, tokens)?;
+        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, capacity)), shape, pool.clone()))
+    }
+
+    /// As [`Self::alloc_bf16`], with room for exactly these rows: for scratch that is not one row per token.
+    ///
+    /// # Errors
+    /// When this context is on a device.
+    pub(super) fn alloc_bf16_rows(&self, shape: &[usize]) -> Result<Buf> {
+        let (pool, _) = self.on_cpu()?;
+        let len = shape.iter().product();
+        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, len.max(1))), shape, pool.clone()))
     }
 
     fn alloc_as(&self, dtype: DType, shape: &[usize]) -> Result<Buf> {
@@ -242,11 +272,7 @@ impl Cx {
     /// When `x` is no f32 buffer.
     pub fn round(&self, x: &mut Buf) -> Result<()> {
         if self.compute == DType::BF16 && self.gpu().is_none() {
-            x.f32_mut()?.par_chunks_mut(1 << 14).for_each(|c| {
-                for v in c {
-                    *v = bf16::from_f32(*v).to_f32();
-                }
-            });
+            x.f32_mut()?.par_chunks_mut(1 << 14).for_each(simd::round);
         }
         Ok(())
     }
@@ -263,7 +289,7 @@ impl Cx {
         let (len, capacity) = sizes(x.shape(), tokens)?;
         let mut out = pool.bf16(len, capacity);
         let pairs = out.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| o.iter_mut().zip(i).for_each(|(o, i)| *o = bf16::from_f32(*i)));
+        pairs.for_each(|(o, i)| simd::narrow(i, o));
         Ok(Buf::new(CpuStorage::BF16(out), x.shape(), pool.clone()))
     }
 
@@ -277,7 +303,7 @@ impl Cx {
         }
         let mut out = self.alloc(x.shape())?;
         let pairs = out.f32_mut()?.par_chunks_mut(1 << 14).zip(x.bf16()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| o.iter_mut().zip(i).for_each(|(o, i)| *o = i.to_f32()));
+        pairs.for_each(|(o, i)| simd::widen(i, o));
         Ok(out)
     }
 }

@@ -3,6 +3,7 @@
 //! x: (N, in), W: (out, in), b: (out), y: (N, out); on the CPU all f32, W may be stored narrower (see [`Weight`]). A frozen
 //! weight gets no gradient.
 
+use super::bf16_gemm::{self, Matrix, Operand, Target};
 use super::matmul::{Into, View, ViewMut, matmul};
 use super::{Buf, Cx, Vector, Weight};
 use crate::gpu::{Add, Arg};
@@ -48,6 +49,14 @@ fn into(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>, mut y: Buf) -> Resu
         }
         return Ok(y);
     }
+    if is_bf16(cx, w) {
+        let x = Operand::new(cx, x)?;
+        let ys = y.f32_mut()?;
+        w.for_bf16_blocks(cx, |r0, values| {
+            bf16_gemm::forward(&x, Matrix::new(values, k)?, Target::new(ys, out, r0, false))
+        })?;
+        return biased(y, bias);
+    }
     let xv = View::new(x.f32()?, n, k);
     let ys = y.f32_mut()?;
     w.for_row_blocks(cx, |r0, rows, values| {
@@ -55,8 +64,20 @@ fn into(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>, mut y: Buf) -> Resu
         matmul(c, Into::Overwrite, 1.0, xv, View::new(values, rows, k).t());
         Ok(())
     })?;
+    biased(y, bias)
+}
+
+/// Whether the product runs in bf16: the context and the weight have it.
+fn is_bf16(cx: &Cx, w: &Weight) -> bool {
+    cx.has_bf16_products() && w.is_bf16()
+}
+
+fn biased(mut y: Buf, bias: Option<&Vector>) -> Result<Buf> {
     if let Some(b) = bias {
-        ys.par_chunks_mut(out).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b));
+        let out = y.cols();
+        y.f32_mut()?
+            .par_chunks_mut(out)
+            .for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b));
     }
     Ok(y)
 }
@@ -73,6 +94,13 @@ pub fn backward(cx: &Cx, dy: &Buf, w: &Weight, dx: &mut Buf) -> Result<()> {
     if let Some(gpu) = cx.gpu() {
         let w = w.on_gpu(cx)?;
         return gpu.product(dx.matrix()?, Add::Accumulate, 1.0, dy.matrix()?, w.matrix()?);
+    }
+    if is_bf16(cx, w) {
+        let dy = Operand::new(cx, dy)?;
+        let dxs = dx.f32_mut()?;
+        return w.for_bf16_blocks(cx, |r0, values| {
+            bf16_gemm::backward(&dy, r0, Matrix::new(values, k)?, Target::new(dxs, k, 0, true))
+        });
     }
     let (dys, dxs) = (dy.f32()?, dx.f32_mut()?);
     w.for_row_blocks(cx, |r0, rows, values| {

@@ -9,6 +9,7 @@
 //! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
 
 pub mod attention;
+pub mod bf16_gemm;
 pub mod buf;
 pub mod cross_entropy;
 pub mod cx;

@@ -1,6 +1,6 @@
 //! Whole rows: y += x, gathering rows by number and putting them back.
 
-use super::{Buf, Cx, Mirror};
+use super::{Buf, Cx, Mirror, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
@@ -19,7 +19,9 @@ pub fn add(cx: &Cx, y: &mut Buf, x: &Buf) -> Result<()> {
         return unsafe { gpu.each("add", n, &[y.arg()?, x.arg()?, Arg::U64(n as u64)]) };
     }
     let chunks = y.f32_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
-    chunks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+    chunks.for_each(|(y, x)| {
+        simd::vectorized(|| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+    });
     Ok(())
 }
 

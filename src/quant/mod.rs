@@ -1,5 +1,6 @@
 //! NF4 in bitsandbytes' layout.
 
+mod decode;
 pub mod dynamic_map;
 pub mod mean;
 pub mod nf4;

@@ -12,6 +12,7 @@
 
 use super::dynamic_map::{Nearest, dynamic_map};
 use super::mean::mean;
+use half::bf16;
 use rayon::prelude::*;
 
 /// Elements of a block.
@@ -103,6 +104,20 @@ impl Nf4 {
             (Some(scales), _) | (None, Absmax::Plain(scales)) => scales,
             (None, Absmax::Nested { .. }) => &[],
         }
+    }
+
+    /// Elements `start..start + out.len()` rounded to bf16, on all threads; `start` is a multiple of 64.
+    ///
+    /// # Panics
+    /// When the range exceeds the tensor or starts inside a block.
+    pub fn dequantize_bf16(&self, start: usize, out: &mut [bf16]) {
+        assert!(start + out.len() <= self.len, "NF4 range exceeds the tensor");
+        assert!(start.is_multiple_of(BLOCK), "NF4 range starts inside a block");
+        const PIECE: usize = BLOCK * 64;
+        out.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| {
+            let at = start + i * PIECE;
+            super::decode::to_bf16(&self.packed[at / 2..], &self.scales()[at / BLOCK..], out);
+        });
     }
 
     /// Elements `start..start + out.len()` as f32, on all threads.

@@ -9,11 +9,18 @@ use anyhow::Result;
 use candle_core::DType;
 use std::sync::Arc;
 
+/// More threads than any machine has cores only hinder each other.
+const MOST_THREADS: usize = 1024;
+
 /// A context, and what the user should know about the choice.
 ///
 /// # Errors
 /// When the device asked for is missing, or cannot compute in this precision.
 pub fn open(device: Device, precision: Precision, threads: usize) -> Result<(Cx, Option<String>)> {
+    if threads > MOST_THREADS {
+        let message = format!("`--threads`: {threads} is more than {MOST_THREADS}");
+        return Err(UserError::from(Problem::new(message).hint("0 takes all cores")).into());
+    }
     let (gpu, note) = match device {
         Device::Cpu => (None, None),
         Device::Cuda(ordinal) => (Some(Gpu::open(ordinal)?), None),
@@ -34,7 +41,9 @@ pub fn open(device: Device, precision: Precision, threads: usize) -> Result<(Cx,
             let hint = "on the CPU use `bf16-true` or `32-true`";
             return Err(UserError::from(problem.hint(hint)).into());
         }
-        None => Cx::cpu(compute, threads)?,
+        None => {
+            Cx::cpu(compute, threads).map_err(|e| UserError::from(Problem::new(e.to_string())))?
+        }
     };
     Ok((cx, note))
 }
