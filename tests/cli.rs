@@ -165,6 +165,26 @@ fn the_saved_config_reads_back_as_itself() {
 }
 
 #[test]
+fn the_config_of_a_run_from_an_adapter_runs_again_from_anywhere() {
+    let (first, second) = (Home::new(), Home::new());
+    first.smoke(&["--train.max_steps", "1"]);
+    let config = std::fs::read_to_string(Path::new(ROOT).join("configs/smoke.yml")).unwrap();
+    let kept = config.lines().filter(|l| !l.starts_with("lora_"));
+    let text: String = kept.map(|l| format!("{l}\n")).collect();
+    let file = second.write("run.yml", &text.replace("smoke/", &format!("{ROOT}/configs/smoke/")));
+    let (adapter, out) = (first.text("out/final"), second.text("out"));
+    let steps = ["--train.max_steps", "1"];
+    let from = ["finetune", "--config", &file, "--adapter_path", &adapter, "--out_dir", &out];
+    assert_eq!(vft(&[&from[..], &steps].concat()).status.code(), Some(0));
+    let again = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["finetune", "--config", "out/final/vft.yaml", "--out_dir", "again"])
+        .current_dir(second.path("."))
+        .output()
+        .unwrap();
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+}
+
+#[test]
 fn an_adapter_can_be_trained_further() {
     let home = Home::new();
     home.smoke(&["--train.max_steps", "20"]);
@@ -405,6 +425,51 @@ fn a_lying_shape_is_refused() {
 }
 
 #[test]
+fn weights_that_the_config_does_not_know_are_refused() {
+    let home = Home::new();
+    edit(&home, "config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2");
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["tensors that the model", "model.layers.2.", "num_hidden_layers"]);
+}
+
+/// A model whose second layer holds NaN.
+fn broken_model(home: &Home) -> String {
+    let file = home.model().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
+    let at = header["model.layers.1.mlp.down_proj.weight"]["data_offsets"][0].as_u64().unwrap();
+    let mut bytes = bytes;
+    bytes[8 + size + at as usize..][..4].fill(0xFF);
+    std::fs::write(&file, bytes).unwrap();
+    home.text("model")
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_step_and_module() {
+    let home = Home::new();
+    let model = broken_model(&home);
+    let output = home.smoke(&["--checkpoint_dir", &model, "--eval.initial_validation", "false"]);
+    assert_refused(&output, &["loss is NaN at step 1", "`model.layers.1`", "the base model"]);
+}
+
+#[test]
+fn a_validation_loss_that_is_no_number_ends_the_run() {
+    let home = Home::new();
+    let model = broken_model(&home);
+    let output = home.smoke(&["--checkpoint_dir", &model]);
+    assert_refused(&output, &["validation loss is NaN at step 0", "`model.layers.1`"]);
+}
+
+#[test]
+fn a_broken_model_does_not_answer() {
+    let home = Home::new();
+    let model = broken_model(&home);
+    let output = vft(&["generate", "--base", &model, "--prompt", "a b", "--device", "cpu"]);
+    assert_refused(&output, &["not finite"]);
+}
+
+#[test]
 fn an_unknown_architecture_lists_what_works() {
     let home = Home::new();
     edit(&home, "config.json", "LlamaForCausalLM", "WizardForCausalLM");
@@ -497,35 +562,62 @@ fn a_directory_with_a_run_is_left_alone() {
 }
 
 #[test]
+fn the_models_directory_is_no_out_dir() {
+    let home = Home::new();
+    let model = home.model().to_string_lossy().into_owned();
+    let output = home.smoke(&["--checkpoint_dir", &model, "--out_dir", &model]);
+    assert_refused(&output, &["choose another `out_dir`"]);
+}
+
+#[test]
+fn a_run_that_cannot_start_leaves_no_directory() {
+    let home = Home::new();
+    home.smoke(&["--checkpoint_dir", "no/model"]);
+    assert!(!home.path("out").exists());
+}
+
+#[test]
 fn an_out_dir_that_is_a_file_is_refused() {
     let home = Home::new();
     home.write("out", "a file");
     assert_refused(&home.smoke(&[]), &["cannot be written"]);
 }
 
-#[test]
-fn an_interrupt_saves_the_adapter_and_ends_cleanly() {
-    let home = Home::new();
+/// The smoke run, interrupted as soon as `ready` says so: its exit code.
+fn interrupted(home: &Home, more: &[&str], ready: impl Fn() -> bool) -> Option<i32> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_vft"))
-        .args([
-            "finetune",
-            "--config",
-            "configs/smoke.yml",
-            "--train.epochs",
-            "100000",
-            "--out_dir",
-            &home.text("out"),
-        ])
+        .args(["finetune", "--config", "configs/smoke.yml", "--out_dir", &home.text("out")])
+        .args(more)
         .current_dir(ROOT)
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let metrics = home.path("out/metrics.jsonl");
-    while !std::fs::read_to_string(&metrics).is_ok_and(|t| t.contains("\"step\":5,")) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    while !ready() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn an_interrupt_in_the_last_validation_keeps_the_final_adapter() {
+    let home = Home::new();
+    let rows = std::fs::read_to_string(Path::new(ROOT).join("configs/smoke/data.jsonl")).unwrap();
+    let data = home.write("many.jsonl", &rows.repeat(60));
+    let more =
+        ["--data.path", &data, "--data.val_split_fraction", "0.99", "--train.max_steps", "1"];
+    let more = [&more[..], &["--eval.initial_validation", "false"]].concat();
+    let adapter = home.path("out/final/adapter_model.safetensors");
+    assert_eq!(interrupted(&home, &more, || adapter.exists()), Some(130));
+    assert!(adapter.exists());
+}
+
+#[test]
+fn an_interrupt_saves_the_adapter_and_ends_cleanly() {
+    let home = Home::new();
+    let metrics = home.path("out/metrics.jsonl");
+    let ready = || std::fs::read_to_string(&metrics).is_ok_and(|t| t.contains("\"step\":5,"));
+    assert_eq!(interrupted(&home, &["--train.epochs", "100000"], ready), Some(130));
     let saved = std::fs::read_dir(home.path("out")).unwrap();
     let saved: Vec<_> = saved.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(saved.iter().filter(|n| n.starts_with("step-")).count(), 1, "{saved:?}");

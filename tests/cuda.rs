@@ -139,6 +139,16 @@ fn bf16_on_a_t4_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_t4_answers_in_f16_without_being_told() {
+    played();
+    let args = ["generate", "--base", "configs/smoke/model", "--device", "cuda", "--prompt", "a b"];
+    let output = vft(&args, &[("VFT_FAKE_CAPABILITY", "75")]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("precision: 16-true, because"), "{text}");
+}
+
+#[test]
 fn too_little_memory_says_what_to_lower() {
     let parts = ["CUDA out of memory", "train.micro_batch_size"];
     assert_refused(&[("VFT_FAKE_MEMORY", "1")], &[], &parts);

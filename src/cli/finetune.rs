@@ -1,6 +1,6 @@
 //! `vft finetune`: config and overrides to a trained adapter.
 
-use crate::checkpoint::out_dir;
+use crate::checkpoint::out_dir::{self, Claim};
 use crate::config::{RunConfig, keys};
 use crate::error::{Problem, UserError};
 use crate::report;
@@ -44,16 +44,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         return Ok(0);
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED);
-        }
-    })
-    .context("cannot listen to signals")?;
-
-    out_dir::claim(&config.out_dir)?;
-    let mut run = prepare(&config, threads)?;
+    let prepared = Arc::new(AtomicBool::new(false));
+    let claim = out_dir::claim(&config.out_dir, &config.inputs())?;
+    listen(stop.clone(), prepared.clone(), claim.clone())?;
+    let mut run = prepare(&config, threads).inspect_err(|_| claim.give_up())?;
+    prepared.store(true, Ordering::Relaxed);
     for line in summary(&config, &run) {
         report::print_note(line);
     }
@@ -64,6 +59,14 @@ pub(super) fn run(args: &Args) -> Result<i32> {
                 config.out_dir.join("final").display()
             ));
             Ok(0)
+        }
+        Ending::Unvalidated => {
+            let saved = config.out_dir.join("final");
+            report::print_note(format_args!(
+                "stopped by a signal in the last validation; adapter saved in {}",
+                saved.display()
+            ));
+            Ok(INTERRUPTED)
         }
         Ending::Interrupted { step } => {
             let saved = config.out_dir.join(format!("step-{step:08}"));
@@ -76,6 +79,20 @@ pub(super) fn run(args: &Args) -> Result<i32> {
             Ok(INTERRUPTED)
         }
     }
+}
+
+/// The first signal ends a run after the micro-batch at hand; while nothing is trained yet, or at the second, it ends at once.
+fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Result<()> {
+    ctrlc::set_handler(move || {
+        let before = !prepared.load(Ordering::Relaxed);
+        if before {
+            claim.give_up();
+        }
+        if stop.swap(true, Ordering::Relaxed) || before {
+            std::process::exit(INTERRUPTED);
+        }
+    })
+    .context("cannot listen to signals")
 }
 
 /// The command's own flags, wherever they stand among the keys.
@@ -122,7 +139,7 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
     let census = &run.data.census;
     let share = 100.0 * census.targets as f64 / census.tokens.max(1) as f64;
     let mut lines = vec![
-        format!("device: {}, {}", device::describe(&run.cx), config.precision),
+        format!("device: {}, {}", device::describe(&run.cx), run.precision),
         format!(
             "data: {} training and {} validation rows, {} tokens, {share:.0} % trained, longest {}",
             run.data.train.len(),

@@ -9,7 +9,7 @@ use crate::model::load::{attach, load};
 use crate::model::sample::{Sampler, Sampling};
 use crate::optim::Arena;
 use crate::report;
-use crate::train::device;
+use crate::train::device::{self, Opened};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -28,9 +28,9 @@ pub(super) struct Args {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// 32-true, bf16-true or, on CUDA, 16-true.
-    #[arg(long, default_value = "bf16-true")]
-    precision: Precision,
+    /// 32-true, bf16-true or, on CUDA, 16-true; bf16-true if not given, 16-true on cards without bf16.
+    #[arg(long)]
+    precision: Option<Precision>,
     /// What to ask.
     #[arg(long)]
     prompt: String,
@@ -78,8 +78,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 
     let tokenizer = Tokenizer::load(&args.base)?;
     let ids = prompt_ids(args, &tokenizer)?;
-    let (cx, note) = device::open(args.device, args.precision, args.threads)?;
-    if let Some(note) = note {
+    let Opened { cx, notes, .. } = device::open(args.device, args.precision, args.threads)?;
+    for note in notes {
         report::print_note(format_args!("note: {note}"));
     }
     let mut decoder = cx.install(|| load(&cx, &args.base, args.quantize.map(device::nf4)))?;
@@ -123,6 +123,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let (mut answer, mut next) = (Vec::new(), ids.clone());
         while answer.len() < room {
             let logits = decoder.decode(&cx, &arena, &rope, &next, &mut cache)?;
+            if logits.iter().all(|z| !z.is_finite()) {
+                let message =
+                    "the model's output is not finite: its weights or the adapter are broken";
+                return Err(problem(message.into()).into());
+            }
             let id = sampler.next(logits);
             if tokenizer.stop_ids.contains(&id) {
                 break;

@@ -2,9 +2,10 @@
 
 use crate::config::{Device, Precision};
 use crate::error::{Problem, UserError};
+use crate::ops::Cx;
 use crate::report;
 use crate::selftest;
-use crate::train::device;
+use crate::train::device::{self, Opened};
 use anyhow::Result;
 
 /// Arguments of `vft selftest`.
@@ -31,22 +32,21 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     });
     let all = [Precision::F32, Precision::Bf16, Precision::F16];
     let wanted = |p: &Precision| args.precision.is_none_or(|only| only == *p);
-    let (mut wrong, mut ran) = (0, 0);
+    let (mut wrong, mut first) = (0, None);
     for precision in all.into_iter().filter(wanted) {
-        let (cx, note) = match device::open(args.device, precision, 0) {
-            Ok(opened) => opened,
-            // A precision that this device does not have is left out, unless it was asked for.
-            Err(e) if args.precision.is_some() || ran == 0 => return Err(e),
-            Err(_) => continue,
-        };
-        if let Some(note) = note.filter(|_| ran == 0) {
+        if let Some(missing) = first.as_ref().and_then(|cx| lacks(cx, precision)) {
+            report::print_out(&format!("{precision} is left out: {missing}\n\n"));
+            continue;
+        }
+        let Opened { cx, notes, .. } = device::open(args.device, Some(precision), 0)?;
+        for note in notes.into_iter().filter(|_| first.is_none()) {
             report::print_note(format_args!("note: {note}"));
         }
-        ran += 1;
         let found = selftest::run(&cx, seed, !args.quick)?;
         let header = format!("{}, {precision}, seed {seed}\n\n", device::describe(&cx));
         report::print_out(&(header + &found.table() + "\n"));
         wrong += found.lines.iter().filter(|l| !l.passes()).count();
+        first.get_or_insert(cx);
     }
     if wrong > 0 {
         let problem = Problem::new(format!("{wrong} checks are outside their limits"));
@@ -55,4 +55,15 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
     report::print_out("verdict: this device computes what it should\n");
     Ok(0)
+}
+
+/// Why a device does not have a precision that was not asked for by name.
+fn lacks(first: &Cx, precision: Precision) -> Option<&'static str> {
+    match (first.gpu(), precision) {
+        (None, Precision::F16) => Some("it is computed on CUDA only"),
+        (Some(gpu), Precision::Bf16) if !device::has_bf16(gpu) => {
+            Some("this card has no bf16 products")
+        }
+        _ => None,
+    }
 }

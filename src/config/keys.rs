@@ -24,7 +24,7 @@ keys! {
     "checkpoint_dir", "path", "(required)", "Hugging Face model directory to start from";
     "out_dir", "path", "out/finetune/lora", "where the run writes";
     "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
-    "precision", "32-true | bf16-true | 16-true", "bf16-true", "type of weights and activations; 16-true on CUDA only";
+    "precision", "32-true | bf16-true | 16-true", "bf16-true", "type of weights and activations; 16-true on CUDA only, and the default on cards without bf16";
     "quantize", "bnb.nf4 | bnb.nf4-dq | null", "null", "4-bit base weights (QLoRA); -dq quantises the scales too";
     "lora_r", "integer", "8", "rank of the adapters";
     "lora_alpha", "number", "16", "adapters are scaled by lora_alpha / lora_r";

@@ -46,6 +46,7 @@ impl RunConfig {
             "lora_r" => self.lora.r.to_string(),
             "lora_alpha" => self.lora.alpha.to_string(),
             "lora_dropout" => self.lora.dropout.to_string(),
+            "lora_target_modules" if self.adapter_path.is_some() => return None,
             "lora_target_modules" => match &self.lora.targets {
                 TargetModules::AllLinear => "all-linear".into(),
                 TargetModules::Regex(r) => quote(r),

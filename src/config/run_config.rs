@@ -3,7 +3,7 @@
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where a run computes.
@@ -24,7 +24,7 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" | "gpu" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(0)),
             _ => number
                 .map(Self::Cuda)
                 .ok_or_else(|| format!("`{text}` is no device; write auto, cpu, cuda or cuda:1")),
@@ -205,6 +205,17 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// The directories that are read.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let adapter = self.adapter_path.as_deref();
+        adapter.into_iter().chain([self.checkpoint_dir.as_path()]).collect()
+    }
+
+    /// Whether a key is written in the file or set on the command line.
+    pub fn is_written(&self, key: &str) -> bool {
+        self.written.iter().any(|(k, _)| k == key)
+    }
+
     /// A problem at the place where `key` is written, or about the key alone.
     pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         let message = format!("`{key}`: {}", message.into());

@@ -145,17 +145,23 @@ impl Values {
         self.read(key, default, |text| {
             let x = scalar::number(text)?;
             let fits = range.contains(&x);
-            if fits {
-                Ok(x)
-            } else {
-                Err(format!("{text} lies outside {:?} .. {:?}", range.start, range.end))
-            }
+            if fits { Ok(x) } else { Err(outside(text, &range)) }
         })
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         self.scalar(key).flatten()
     }
+}
+
+/// "must be at least 0 and below 1", without bounds that are infinite.
+fn outside(text: &str, range: &std::ops::Range<f64>) -> String {
+    let below = if range.end.is_finite() && range.end < 1e300 {
+        format!(" and below {}", range.end)
+    } else {
+        String::new()
+    };
+    format!("{text} must be at least {}{below}", range.start)
 }
 
 pub(super) fn whole(text: &str, least: i64) -> Result<usize, String> {

@@ -9,6 +9,14 @@ use std::sync::Arc;
 pub enum Gpu {}
 
 impl Gpu {
+    /// The number of devices.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn count() -> std::result::Result<usize, UserError> {
+        Self::open(0).map(|gpu| match *gpu {})
+    }
+
     /// Says that this build has no CUDA.
     ///
     /// # Errors

@@ -42,16 +42,20 @@ fn refuse(message: impl Into<String>, hint: impl Into<String>) -> UserError {
     Problem::new(message).hint(hint).into()
 }
 
+fn silent(what: &'static str) -> impl Fn(result::DriverError) -> UserError {
+    move |e| refuse(format!("CUDA: {what}: {e:?}"), "see whether `nvidia-smi` lists the card")
+}
+
 fn failed(what: &str, error: impl std::fmt::Debug) -> Error {
     Error::Msg(format!("CUDA: {what} failed: {error:?}")).bt()
 }
 
 impl Gpu {
-    /// Opens device `ordinal`.
+    /// The number of devices, once driver and cuBLAS are found to be there.
     ///
     /// # Errors
-    /// When the driver, cuBLAS or the device is missing or too old; the hint says what to install.
-    pub fn open(ordinal: usize) -> std::result::Result<Arc<Self>, UserError> {
+    /// When one is missing or too old; the hint says what to install.
+    pub fn count() -> std::result::Result<usize, UserError> {
         // SAFETY: opens a library by name and closes it again.
         if !unsafe { sys::is_culib_present() } {
             let message = "no NVIDIA driver: libcuda.so.1 cannot be loaded";
@@ -59,13 +63,8 @@ impl Gpu {
                 format!("install NVIDIA's {DRIVER} (`nvidia-smi` shows it), or set `device: cpu`");
             return Err(refuse(message, hint));
         }
-        let broken = |what: &'static str| {
-            move |e: result::DriverError| {
-                refuse(format!("CUDA: {what}: {e:?}"), "see whether `nvidia-smi` lists the card")
-            }
-        };
-        result::init().map_err(broken("the driver does not start"))?;
-        let driver = driver_version().map_err(broken("the driver tells no version"))?;
+        result::init().map_err(silent("the driver does not start"))?;
+        let driver = driver_version().map_err(silent("the driver tells no version"))?;
         if driver < NEEDED {
             let version = |v: u32| format!("{}.{}", v / 1000, v % 1000 / 10);
             let message =
@@ -78,19 +77,33 @@ impl Gpu {
                         name their folder in LD_LIBRARY_PATH";
             return Err(refuse("cuBLAS is missing: libcublas.so.13 cannot be loaded", hint));
         }
-        let count = result::device::get_count().map_err(broken("no devices"))? as usize;
+        Ok(result::device::get_count().map_err(silent("no devices"))? as usize)
+    }
+
+    /// Opens device `ordinal`.
+    ///
+    /// # Errors
+    /// As [`Self::count`]; when the device is not there, too old, or cannot be used.
+    pub fn open(ordinal: usize) -> std::result::Result<Arc<Self>, UserError> {
+        let count = Self::count()?;
         if ordinal >= count {
             let message = format!("there is no device cuda:{ordinal}: this machine has {count}");
             return Err(refuse(message, "`nvidia-smi -L` lists the devices, counted from 0"));
         }
-        let info = describe(ordinal, driver).map_err(broken("the device does not answer"))?;
+        let info = describe(ordinal).map_err(silent("the device does not answer"))?;
+        let (major, minor) = info.capability;
         if info.capability < OLDEST {
-            let (major, minor) = info.capability;
             let message = format!("{} has compute capability {major}.{minor}", info.name);
             return Err(refuse(message, "cards from 7.5 on are supported: T4, RTX 20 and newer"));
         }
+        let name = info.name.clone();
         Self::start(info).map(Arc::new).map_err(|e| {
-            refuse(format!("{e}"), "another process may hold the card's memory: see `nvidia-smi`")
+            let hint = if format!("{e}").contains("OUT_OF_MEMORY") {
+                "another process holds the card's memory: see `nvidia-smi`".to_owned()
+            } else {
+                format!("{name}, compute capability {major}.{minor}: a newer driver may know this card better")
+            };
+            refuse(format!("{e}"), hint)
         })
     }
 
@@ -115,6 +128,9 @@ impl Gpu {
                 .map_err(|e| failed("loading the kernels", e))?;
             let blas = blas::create_handle().map_err(|e| failed("cuBLAS", e))?;
             blas::set_stream(blas, stream.cast()).map_err(|e| failed("cuBLAS", e))?;
+            // Partial sums of 16-bit products stay in f32 too.
+            let exact = blas_sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            blas_sys::cublasSetMathMode(blas, exact).result().map_err(|e| failed("cuBLAS", e))?;
             Ok(Self {
                 info,
                 context,
@@ -330,7 +346,7 @@ fn driver_version() -> std::result::Result<u32, result::DriverError> {
     Ok(version as u32)
 }
 
-fn describe(ordinal: usize, driver: u32) -> std::result::Result<Info, result::DriverError> {
+fn describe(ordinal: usize) -> std::result::Result<Info, result::DriverError> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
@@ -345,5 +361,6 @@ fn describe(ordinal: usize, driver: u32) -> std::result::Result<Info, result::Dr
         )
     };
     let name = result::device::get_name(device)?;
+    let driver = driver_version()?;
     Ok(Info { ordinal, name, capability: (major as u32, minor as u32), memory, driver })
 }

@@ -150,6 +150,39 @@ impl Decoder {
         Ok(self.head.logits(cx, arena, &h, None)?.0)
     }
 
+    /// The first module whose output for these tokens holds a value that is not finite, without dropout.
+    ///
+    /// # Errors
+    /// When shapes disagree or the device fails.
+    pub fn first_not_finite(
+        &self,
+        cx: &Cx,
+        arena: &Arena,
+        rope: &rope::Table,
+        tokens: &Tokens,
+    ) -> Result<Option<String>> {
+        let broken = |x: &Buf| x.to_f32().map(|v| v.iter().any(|v| !v.is_finite()));
+        let rows = self.rows(cx, tokens)?;
+        let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
+        let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
+        if broken(&x)? {
+            return Ok(Some("model.embed_tokens".into()));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(pass, arena, x)?.0;
+            if broken(&x)? {
+                return Ok(Some(format!("model.layers.{i}")));
+            }
+        }
+        let h = self.final_norm(cx, &x)?;
+        if broken(&h)? {
+            return Ok(Some("model.norm".into()));
+        }
+        let first = rows::gather(cx, &h, &Mirror::new(cx, vec![0u32])?)?;
+        let logits = self.head.logits(cx, arena, &first, None)?.0;
+        Ok(broken(&logits)?.then(|| "lm_head".into()))
+    }
+
     fn rows<'a>(&self, cx: &Cx, tokens: &'a Tokens) -> Result<Rows<'a>> {
         tokens.rows(cx, self.spec.attention(), tokens.len())
     }

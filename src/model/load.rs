@@ -9,8 +9,10 @@ use super::layer::Layer;
 use super::linear::{Adapter, Linear};
 use super::{DecoderSpec, families, rope};
 use crate::adapters::LoraConfig;
+use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
 use crate::hub::safetensors::{Checkpoint, MappedTensor};
+use crate::ops::attention::MOST_CHANNELS;
 use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
 use crate::ops::weight::Weight;
 use crate::ops::{Cx, Vector};
@@ -20,7 +22,8 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use half::{bf16, f16};
 use safetensors::Dtype;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tracing::trace;
@@ -40,7 +43,14 @@ pub enum Nf4 {
 /// When the directory holds no model that vft knows, or a tensor is missing or of the wrong shape.
 pub fn load(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Decoder> {
     let spec = families::spec(&HfConfig::load(dir)?)?;
-    let loader = Loader { cx, checkpoint: Checkpoint::open(dir)?, quantize, spec: &spec };
+    let problem = |message| UserError::from(Problem::in_file(dir.join("config.json"), message));
+    if cx.gpu().is_some() && spec.head_size > MOST_CHANNELS {
+        let message =
+            format!("heads of {} channels; on CUDA at most {MOST_CHANNELS}", spec.head_size);
+        return Err(problem(message).into());
+    }
+    let used = RefCell::default();
+    let loader = Loader { cx, checkpoint: Checkpoint::open(dir)?, quantize, spec: &spec, used };
     let whole = |name: &str| -> Result<Arc<Weight>> {
         Ok(Arc::new(loader.dense(name, spec.vocab, spec.hidden)?.to_device(cx)?))
     };
@@ -49,6 +59,7 @@ pub fn load(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Decoder> {
     let layers = (0..spec.layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
     let norm = loader.vector("model.norm.weight", spec.hidden)?;
     let head = Linear { path: "lm_head".into(), weight: head_weight, bias: None, adapter: None };
+    loader.nothing_left(dir)?;
     let frequencies = rope::frequencies(&spec);
     Ok(Decoder { embed, layers, norm, head, frequencies, spec: spec.clone() })
 }
@@ -58,9 +69,33 @@ struct Loader<'a> {
     checkpoint: Checkpoint,
     quantize: Option<Nf4>,
     spec: &'a DecoderSpec,
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Loader<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<MappedTensor> {
+        self.used.borrow_mut().insert(name.to_owned());
+        Ok(self.checkpoint.expect(name, shape)?.clone())
+    }
+
+    /// Weights that the config does not account for would make another model without a word.
+    fn nothing_left(&self, dir: &Path) -> Result<(), UserError> {
+        let used = self.used.borrow();
+        let needless = |name: &str| {
+            name.ends_with("rotary_emb.inv_freq")
+                || (self.spec.tied_head && name == "lm_head.weight")
+        };
+        let left: Vec<_> =
+            self.checkpoint.names().filter(|n| !used.contains(*n) && !needless(n)).collect();
+        let Some(first) = left.first() else { return Ok(()) };
+        let message = format!(
+            "the weights hold {} tensors that the model described by config.json does not have, such as `{first}`",
+            left.len()
+        );
+        let hint = "config.json and weights do not belong together: look at num_hidden_layers, attention_bias and the architecture";
+        Err(Problem::in_file(dir, message).hint(hint).into())
+    }
+
     fn layer(&self, i: usize) -> Result<Layer> {
         let s = self.spec;
         let at = |leaf: &str| format!("model.layers.{i}.{leaf}");
@@ -84,7 +119,7 @@ impl Loader<'_> {
         let weight = match self.quantize {
             None => self.dense(&name, out, inp)?,
             Some(kind) => {
-                let mut values = self.checkpoint.expect(&name, &[out, inp])?.to_f32_vec();
+                let mut values = self.tensor(&name, &[out, inp])?.to_f32_vec();
                 self.round(&mut values);
                 let packed = quant::quantize(&values, kind == Nf4::Double);
                 trace!(name, "packed to NF4");
@@ -97,7 +132,7 @@ impl Loader<'_> {
     }
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
-        let tensor = self.checkpoint.expect(name, &[rows, cols])?;
+        let tensor = self.tensor(name, &[rows, cols])?;
         let dtype = match tensor.dtype {
             Dtype::F32 => DType::F32,
             Dtype::BF16 => DType::BF16,
@@ -121,7 +156,7 @@ impl Loader<'_> {
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector> {
-        let mut values = self.checkpoint.expect(name, &[len])?.to_f32_vec();
+        let mut values = self.tensor(name, &[len])?.to_f32_vec();
         self.round(&mut values);
         Ok(Vector::new(self.cx, values)?)
     }

@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Channels of a head that the kernels have room for.
-const MOST_CHANNELS: usize = 256;
+pub const MOST_CHANNELS: usize = 256;
 /// Rows of a query block.
 const BLOCK: usize = 64;
 

@@ -3,7 +3,7 @@
 use crate::error::{Problem, Result};
 use serde::Serialize;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// One optimizer step.
@@ -63,6 +63,10 @@ impl MetricsFile {
         let path = out_dir.join("metrics.jsonl");
         match File::create_new(&path) {
             Ok(file) => Ok(Self { path, file }),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                let problem = Problem::in_file(out_dir, "another run began in this directory");
+                Err(problem.hint("choose another `out_dir`; nothing in it was changed").into())
+            }
             Err(e) => Err(Problem::in_file(&path, format!("cannot be created: {e}")).into()),
         }
     }

@@ -12,40 +12,88 @@ use std::sync::Arc;
 /// More threads than any machine has cores only hinder each other.
 const MOST_THREADS: usize = 1024;
 
-/// A context, and what the user should know about the choice.
+/// Where a run computes, how, and what the user should know about the choice.
+pub struct Opened {
+    /// The context.
+    pub cx: Cx,
+    /// The precision, chosen where none was asked for.
+    pub precision: Precision,
+    /// Choices that the user did not make.
+    pub notes: Vec<String>,
+}
+
+/// A context on `device`; without a precision bf16, or f16 on a card that has no bf16.
 ///
 /// # Errors
 /// When the device asked for is missing, or cannot compute in this precision.
-pub fn open(device: Device, precision: Precision, threads: usize) -> Result<(Cx, Option<String>)> {
+pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Result<Opened> {
     if threads > MOST_THREADS {
         let message = format!("`--threads`: {threads} is more than {MOST_THREADS}");
         return Err(UserError::from(Problem::new(message).hint("0 takes all cores")).into());
     }
-    let (gpu, note) = match device {
-        Device::Cpu => (None, None),
-        Device::Cuda(ordinal) => (Some(Gpu::open(ordinal)?), None),
-        Device::Auto if !cfg!(feature = "cuda") => (None, None),
-        Device::Auto => match Gpu::open(0) {
-            Ok(gpu) => (Some(gpu), None),
-            Err(e) => (None, Some(format!("device: cpu, because {}", first_message(&e)))),
-        },
+    let mut notes = Vec::new();
+    let gpu = match device {
+        Device::Cpu => None,
+        Device::Cuda(ordinal) => Some(Gpu::open(ordinal)?),
+        Device::Auto if !cfg!(feature = "cuda") => None,
+        Device::Auto => first_that_works().map_or_else(
+            |e| {
+                let why = e.problems.first().map(|p| p.message.clone()).unwrap_or_default();
+                notes.push(format!("device: cpu, because {why}"));
+                None
+            },
+            Some,
+        ),
     };
-    let compute = dtype(precision);
-    let cx = match gpu {
-        Some(gpu) => {
-            check(&gpu, precision)?;
-            Cx::on_gpu(compute, gpu)?
+    let Some(gpu) = gpu else { return on_cpu(precision, threads, notes) };
+    let info = gpu.info();
+    let precision = match precision {
+        Some(Precision::Bf16) if !has_bf16(&gpu) => {
+            let (major, minor) = info.capability;
+            let message = format!(
+                "`precision: bf16-true`: {} (compute capability {major}.{minor}) has no bf16 products",
+                info.name
+            );
+            let hint = "use `precision: 16-true` on this card";
+            return Err(UserError::from(Problem::new(message).hint(hint)).into());
         }
-        None if precision == Precision::F16 => {
-            let problem = Problem::new("`precision: 16-true` needs a CUDA device");
-            let hint = "on the CPU use `bf16-true` or `32-true`";
-            return Err(UserError::from(problem.hint(hint)).into());
-        }
+        Some(precision) => precision,
+        None if has_bf16(&gpu) => Precision::Bf16,
         None => {
-            Cx::cpu(compute, threads).map_err(|e| UserError::from(Problem::new(e.to_string())))?
+            notes.push(format!("precision: 16-true, because {} has no bf16 products", info.name));
+            Precision::F16
         }
     };
-    Ok((cx, note))
+    Ok(Opened { cx: Cx::on_gpu(dtype(precision), gpu)?, precision, notes })
+}
+
+fn on_cpu(precision: Option<Precision>, threads: usize, notes: Vec<String>) -> Result<Opened> {
+    let precision = precision.unwrap_or(Precision::Bf16);
+    if precision == Precision::F16 {
+        let problem = Problem::new("`precision: 16-true` needs a CUDA device");
+        let hint = "on the CPU use `bf16-true` or `32-true`";
+        return Err(UserError::from(problem.hint(hint)).into());
+    }
+    let cx = Cx::cpu(dtype(precision), threads)
+        .map_err(|e| UserError::from(Problem::new(e.to_string())))?;
+    Ok(Opened { cx, precision, notes })
+}
+
+/// The first device that opens, else the reason of the first that did not.
+fn first_that_works() -> Result<Arc<Gpu>, UserError> {
+    let mut reason = None;
+    for ordinal in 0..Gpu::count()?.max(1) {
+        match Gpu::open(ordinal) {
+            Ok(gpu) => return Ok(gpu),
+            Err(e) => reason = reason.or(Some(e)),
+        }
+    }
+    Err(reason.unwrap_or_else(|| Problem::new("there is no CUDA device").into()))
+}
+
+/// Whether the card multiplies bf16.
+pub fn has_bf16(gpu: &Gpu) -> bool {
+    gpu.info().capability >= (8, 0)
 }
 
 /// The dtype of weights and activations.
@@ -75,21 +123,4 @@ pub fn describe(cx: &Cx) -> String {
             format!("cuda:{} ({}, {gib:.0} GiB)", info.ordinal, info.name)
         },
     )
-}
-
-fn check(gpu: &Arc<Gpu>, precision: Precision) -> Result<(), UserError> {
-    let info = gpu.info();
-    if precision == Precision::Bf16 && info.capability < (8, 0) {
-        let (major, minor) = info.capability;
-        let message = format!(
-            "`precision: bf16-true`: {} (compute capability {major}.{minor}) has no bf16 products",
-            info.name
-        );
-        return Err(Problem::new(message).hint("use `precision: 16-true` on this card").into());
-    }
-    Ok(())
-}
-
-fn first_message(error: &UserError) -> String {
-    error.problems.first().map(|p| p.message.clone()).unwrap_or_default()
 }

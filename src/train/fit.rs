@@ -2,9 +2,10 @@
 
 use super::guard::Watch;
 use super::loss_scale::LossScale;
-use super::objective;
 use super::prepare::Run;
-use crate::checkpoint::{atomic, peft};
+use super::save::save;
+use super::validate::validate;
+use super::{fault, objective};
 use crate::config::{Precision, RunConfig};
 use crate::data::batch::Batch;
 use crate::data::example::Example;
@@ -16,7 +17,7 @@ use crate::optim::AdamW;
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::arena::clip_factor;
 use crate::report::memory::peak_bytes;
-use crate::report::metrics::{EvalRecord, MetricsFile, StepRecord};
+use crate::report::metrics::{MetricsFile, StepRecord};
 use crate::report::progress::Progress;
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,8 @@ pub enum Ending {
         /// Steps done.
         step: usize,
     },
+    /// All steps are done and the final adapter is saved; a signal came after that.
+    Unvalidated,
 }
 
 /// Trains, logs, validates and saves; `stop` set ends the run after the micro-batch at hand.
@@ -52,13 +55,17 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
         &run.cx,
         &run.arena,
     )?;
-    let mut scale = LossScale::new(config.precision == Precision::F16);
+    let mut scale = LossScale::new(run.precision == Precision::F16);
     let mut watch = Watch::new(&run.arena);
     let rope = run.decoder.rope_table(&run.cx, run.data.census.longest)?;
     run.cx.set_token_capacity(longest_batch(run, t.micro_batch_size));
 
-    if e.initial_validation {
-        validate(run, &rope, usize::MAX, t.micro_batch_size, 0, &mut metrics, &progress)?;
+    let (size, all) = (t.micro_batch_size, usize::MAX);
+    if e.initial_validation
+        && let Some(record) = validate(run, &rope, all, size, 0, stop)?
+    {
+        metrics.write(&record)?;
+        progress.eval(&record);
     }
     let (mut step, mut epoch, start) = (0, 0, Instant::now());
     let mut epochs = Epochs::new(run.data.train.len(), config.data.seed, t.shuffle);
@@ -77,18 +84,27 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
                 if stop.load(Ordering::Relaxed) {
                     break 'run;
                 }
-                loss += train_pass(config, run, &rope, batch, weight, step, scale.get())?;
+                let part = train_pass(config, run, &rope, batch, weight, step, scale.get())?;
+                if !part.is_finite() {
+                    let (Run { cx, decoder, arena, .. }, tokens) =
+                        (&*run, objective::tokens(batch));
+                    let module =
+                        cx.install(|| decoder.first_not_finite(cx, arena, &rope, &tokens))?;
+                    let untrained = (0..step).all(|i| run.schedule.rate(i) == 0.0);
+                    return Err(fault::loss("loss", part, step + 1, module, untrained).into());
+                }
+                loss += part;
             }
             let lr = run.schedule.rate(step);
             step += 1;
             let (used, shown) = (f64::from(scale.get()), scale.shown());
             let norm = run.cx.install(|| run.arena.grad_norm(&run.cx))? / used;
-            let skipped = scale.update(norm.is_finite() || !loss.is_finite());
+            let skipped = scale.update(norm.is_finite());
             if !skipped {
                 if watch.is_waiting() || !norm.is_finite() {
                     run.arena.fetch_grads()?;
                 }
-                run.cx.install(|| watch.check(&run.arena, step, lr, loss, norm))?;
+                run.cx.install(|| watch.check(&run.arena, step, lr, norm))?;
                 let factor = (f64::from(clip_factor(norm, t.max_norm)) / used) as f32;
                 run.cx.install(|| optimizer.step(&run.cx, &mut run.arena, lr, factor))?;
             }
@@ -110,31 +126,37 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
             };
             metrics.write(&record)?;
             progress.step(&record);
-            if step < total && step.is_multiple_of(e.interval) {
-                validate(
-                    run,
-                    &rope,
-                    e.max_iters,
-                    t.micro_batch_size,
-                    step,
-                    &mut metrics,
-                    &progress,
-                )?;
-            }
+            // First what must not be lost, then what can be computed again.
             if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
                 save(config, run, &format!("step-{step:08}"))?;
+            }
+            if step < total
+                && step.is_multiple_of(e.interval)
+                && let Some(record) = validate(run, &rope, e.max_iters, size, step, stop)?
+            {
+                metrics.write(&record)?;
+                progress.eval(&record);
             }
         }
         epoch += 1;
     }
-    let ending = if step < total { Ending::Interrupted { step } } else { Ending::Finished };
-    if ending == Ending::Finished {
-        if e.final_validation {
-            validate(run, &rope, usize::MAX, t.micro_batch_size, step, &mut metrics, &progress)?;
+    let mut ending = Ending::Finished;
+    if step < total {
+        ending = Ending::Interrupted { step };
+        if step > 0 && !config.out_dir.join(format!("step-{step:08}")).exists() {
+            save(config, run, &format!("step-{step:08}"))?;
         }
+    } else {
         save(config, run, "final")?;
-    } else if step > 0 && !config.out_dir.join(format!("step-{step:08}")).exists() {
-        save(config, run, &format!("step-{step:08}"))?;
+        if e.final_validation
+            && let Some(record) = validate(run, &rope, all, size, step, stop)?
+        {
+            metrics.write(&record)?;
+            progress.eval(&record);
+        }
+        if stop.load(Ordering::Relaxed) {
+            ending = Ending::Unvalidated;
+        }
     }
     progress.finish();
     Ok(ending)
@@ -157,34 +179,6 @@ fn train_pass(
     Ok(objective::loss(&nll, &labels) / f64::from(scale))
 }
 
-/// Token-weighted loss over the validation examples; nothing to do when there are none.
-fn validate(
-    run: &mut Run,
-    rope: &rope::Table,
-    max_iters: usize,
-    micro_batch_size: usize,
-    step: usize,
-    metrics: &mut MetricsFile,
-    progress: &Progress,
-) -> Result<()> {
-    let (mut sum, mut count) = (0.0, 0);
-    let Run { cx, decoder, arena, data, .. } = run;
-    for rows in data.val.chunks(micro_batch_size).take(max_iters) {
-        let batch = Batch::collate(rows.iter().map(|r| (r, 0)));
-        let (tokens, labels) = (objective::tokens(&batch), objective::labels(&batch, 1.0, 1.0));
-        let nll = cx.install(|| decoder.eval_pass(cx, arena, rope, &tokens, &labels))?;
-        sum += nll.iter().map(|n| f64::from(*n)).sum::<f64>();
-        count += nll.len();
-    }
-    if count > 0 {
-        let val_loss = sum / count as f64;
-        let record = EvalRecord { step, val_loss, val_ppl: val_loss.exp() };
-        metrics.write(&record)?;
-        progress.eval(&record);
-    }
-    Ok(())
-}
-
 /// Tokens of the largest micro-batch that can be composed.
 fn longest_batch(run: &Run, micro_batch_size: usize) -> usize {
     let largest = |examples: &[Example]| {
@@ -193,20 +187,4 @@ fn longest_batch(run: &Run, micro_batch_size: usize) -> usize {
         lengths.iter().take(micro_batch_size).sum::<usize>()
     };
     largest(&run.data.train).max(largest(&run.data.val))
-}
-
-/// Writes the adapter with tokenizer and resolved config as `<out_dir>/<name>/`.
-fn save(config: &RunConfig, run: &mut Run, name: &str) -> Result<()> {
-    run.arena.fetch_params()?;
-    let dir = config.out_dir.join(name);
-    let base = std::path::absolute(&config.checkpoint_dir)?;
-    let base = base.canonicalize().unwrap_or(base);
-    let modules = run.decoder.spec.linear_paths();
-    atomic::write_dir(&dir, |dir| {
-        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
-        atomic::copy_tokenizer(&config.checkpoint_dir, dir)?;
-        let file = dir.join("vft.yaml");
-        std::fs::write(&file, config.to_yaml()).map_err(|e| atomic::io_problem(&file, &e))?;
-        Ok(())
-    })
 }

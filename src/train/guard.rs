@@ -1,8 +1,9 @@
-//! What stops a run that is going wrong: a loss that is no number, an adapter tensor that never gets a gradient.
+//! What stops a run that is going wrong: a gradient that is no number, an adapter tensor that never gets one.
 //!
 //! With B = 0 at the start, A's gradient is exactly zero until B has moved, and B moves only in a step whose rate is not
 //! zero. A tensor whose gradient is still exactly zero 8 steps after the first such step is not connected to the loss.
 
+use crate::error::{Problem, UserError};
 use crate::optim::Arena;
 use anyhow::{Result, bail};
 use rayon::prelude::*;
@@ -30,27 +31,18 @@ impl Watch {
     /// Looks at the gradients of `step` (from 1), whose rate was `lr`.
     ///
     /// # Errors
-    /// When the loss or the gradient is not finite, or a tensor stayed without gradient for too long.
-    pub fn check(
-        &mut self,
-        arena: &Arena,
-        step: usize,
-        lr: f64,
-        loss: f64,
-        norm: f64,
-    ) -> Result<()> {
-        if !loss.is_finite() {
-            bail!(
-                "the loss is {loss} at step {step}; lower optimizer.init_args.lr or set train.max_norm: 1.0"
-            );
-        }
+    /// When a gradient is not finite, or a tensor stayed without gradient for too long.
+    pub fn check(&mut self, arena: &Arena, step: usize, lr: f64, norm: f64) -> Result<()> {
         if !norm.is_finite() {
             let broken =
                 arena.slices().iter().find(|s| arena.grad(s).iter().any(|g| !g.is_finite()));
             let name = broken.map_or("an unknown module", |s| s.name.as_str());
-            bail!(
-                "the gradient of `{name}` is not finite at step {step}; lower optimizer.init_args.lr"
-            );
+            let message = format!("the gradient of `{name}` is not finite at step {step}");
+            return Err(UserError::from(
+                Problem::new(message)
+                    .hint("lower optimizer.init_args.lr, or set train.max_norm: 1.0"),
+            )
+            .into());
         }
         if lr > 0.0 {
             self.first_rate.get_or_insert(step);
@@ -89,7 +81,7 @@ mod tests {
 
     fn run(steps: usize, lr: f64) -> Result<()> {
         let (arena, mut watch) = (arena(), Watch::new(&arena()));
-        (1..=steps).try_for_each(|step| watch.check(&arena, step, lr, 1.0, 1.0))
+        (1..=steps).try_for_each(|step| watch.check(&arena, step, lr, 1.0))
     }
 
     #[test]
@@ -109,8 +101,11 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_loss_names_the_step() {
-        let error = Watch::new(&arena()).check(&arena(), 7, 0.0, f64::NAN, 1.0).unwrap_err();
-        assert!(error.to_string().contains("step 7"), "{error}");
+    fn a_gradient_that_is_no_number_names_its_module() {
+        let mut arena = arena();
+        let dead = arena.slices()[1].start;
+        arena.grads[dead] = f32::NAN;
+        let error = Watch::new(&arena).check(&arena, 7, 0.0, f64::NAN).unwrap_err().to_string();
+        assert!(error.contains("`dead`") && error.contains("step 7"), "{error}");
     }
 }

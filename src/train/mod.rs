@@ -1,8 +1,11 @@
 //! The training loop and what it decides before it starts.
 
 pub mod device;
+pub mod fault;
 pub mod fit;
 pub mod guard;
 pub mod loss_scale;
 pub mod objective;
 pub mod prepare;
+pub mod save;
+pub mod validate;

@@ -1,9 +1,9 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
-use super::device;
+use super::device::{self, Opened};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
-use crate::config::{RunConfig, TargetModules};
+use crate::config::{Precision, RunConfig, TargetModules};
 use crate::data::dataset::{DataSet, Options};
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
@@ -20,6 +20,8 @@ use tracing::debug;
 pub struct Run {
     /// Buffers and threads.
     pub cx: Cx,
+    /// The precision of the run.
+    pub precision: Precision,
     /// The data.
     pub data: DataSet,
     /// The model with its adapter.
@@ -43,8 +45,8 @@ pub struct Run {
 /// # Errors
 /// When the model, the data or the adapter is not as the run needs it.
 pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
-    let (cx, note) = device::open(config.device, config.precision, threads)?;
-    let mut notes: Vec<String> = note.into_iter().collect();
+    let asked = config.is_written("precision").then_some(config.precision);
+    let Opened { cx, precision, mut notes } = device::open(config.device, asked, threads)?;
     let dir = &config.checkpoint_dir;
     if !dir.is_dir() {
         let problem =
@@ -135,7 +137,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     let tensors = adapter.as_ref().map(|a| &a.tensors);
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)?;
     arena.to_device(&cx)?;
-    Ok(Run { cx, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
+    Ok(Run { cx, precision, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
 }
 
 fn targets(config: &RunConfig) -> Targets {
@@ -153,9 +155,8 @@ fn adapter_paths(
     modules: &[String],
 ) -> Result<Vec<String>, UserError> {
     let mut problems = Vec::new();
-    let written = |key: &str| config.written.iter().any(|(k, _)| k == key);
     let mut differs = |key: &str, ours: f64, theirs: f64| {
-        if written(key) && ours != theirs {
+        if config.is_written(key) && ours != theirs {
             let message = format!("is {ours}, but the adapter at `adapter_path` has {theirs}");
             problems.push(
                 config.problem(key, message).hint("remove the key: the adapter's value is used"),
