@@ -359,14 +359,17 @@ fn gradients_do_not_depend_on_the_split_into_micro_batches() {
 #[test]
 fn bits_do_not_depend_on_threads() {
     let f = Fixture::read("qwen2", "trace");
-    let adapter = |threads| {
-        let mut m = model(&f, NF4, true, threads);
-        train(&f, &mut m, 4, 2, |_, _| ());
-        m.arena.params
-    };
-    let one = adapter(1);
-    for threads in [2, 3, 7] {
-        assert_eq!(adapter(threads), one, "{threads} threads");
+    let bf16 = Storage { compute: DType::BF16, quantize: None };
+    for storage in [NF4, bf16] {
+        let adapter = |threads| {
+            let mut m = model(&f, storage, true, threads);
+            train(&f, &mut m, 4, 2, |_, _| ());
+            m.arena.params
+        };
+        let one = adapter(1);
+        for threads in [2, 3, 7] {
+            assert_eq!(adapter(threads), one, "{threads} threads");
+        }
     }
 }
 

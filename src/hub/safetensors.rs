@@ -34,6 +34,21 @@ impl MappedTensor {
         &self.mmap[self.range.clone()]
     }
 
+    /// Gives the pages back to the system: what is not needed again should not count as this process's memory.
+    pub fn forget(&self) {
+        #[cfg(unix)]
+        {
+            const PAGE: usize = 4096;
+            let (start, end) =
+                (self.range.start.next_multiple_of(PAGE), self.range.end / PAGE * PAGE);
+            if start < end {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: the mapping is read-only and of a file: what is given back is read again when it is touched.
+                let _ = unsafe { self.mmap.unchecked_advise_range(advice, start, end - start) };
+            }
+        }
+    }
+
     /// All values as f32; f32, bf16 and f16 are exact, other dtypes give an empty vector (see [`Checkpoint::expect`]).
     pub fn to_f32_vec(&self) -> Vec<f32> {
         let pair = |c: &[u8]| [c[0], c[1]];

@@ -119,7 +119,9 @@ impl Loader<'_> {
         let weight = match self.quantize {
             None => self.dense(&name, out, inp)?,
             Some(kind) => {
-                let mut values = self.tensor(&name, &[out, inp])?.to_f32_vec();
+                let tensor = self.tensor(&name, &[out, inp])?;
+                let mut values = tensor.to_f32_vec();
+                tensor.forget();
                 self.round(&mut values);
                 let packed = quant::quantize(&values, kind == Nf4::Double);
                 trace!(name, "packed to NF4");

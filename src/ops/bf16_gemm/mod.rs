@@ -1,8 +1,8 @@
 //! Products with a frozen bf16 weight on processors with AVX512-BF16: y = x·Wᵀ and dx += dy·W, summed in f32.
 //!
 //! One copy of the weight, row-major as it lies in the file, serves both. A panel of 48 output columns is laid out for the kernel
-//! in a cache-sized buffer of the thread ([`panel`]) and used for all rows of the batch; activations are bf16, row-major, never
-//! packed. A tile is 8 rows × 48 columns: 24 accumulators in registers over a block of the inner dimension ([`kernel`]).
+//! in a cache-sized buffer of the thread (`panel.rs`) and used for all rows of the batch; activations are bf16, row-major, never
+//! packed. A tile is 8 rows × 48 columns: 24 accumulators in registers over a block of the inner dimension (`kernel.rs`).
 //!
 //! `vdpbf16ps` multiplies pairs: both operands hold two neighbours of the inner dimension in one 32-bit word. An element is summed
 //! by one thread in one order: results do not depend on the number of threads.
