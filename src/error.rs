@@ -68,6 +68,17 @@ impl Problem {
         Self { place: Some(place), message: message.into(), hint: None }
     }
 
+    /// The same problem in a file, where it has no place yet.
+    #[must_use]
+    pub fn found_in(mut self, path: impl AsRef<Path>) -> Self {
+        self.place.get_or_insert_with(|| Place {
+            path: path.as_ref().to_path_buf(),
+            line: 0,
+            column: 0,
+        });
+        self
+    }
+
     /// The same problem with a way out.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -103,6 +114,15 @@ impl UserError {
     /// When `problems` is not empty.
     pub fn check(problems: Vec<Problem>) -> Result<()> {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+}
+
+impl UserError {
+    /// The same problems, those without a place in the file `path`.
+    #[must_use]
+    pub fn found_in(self, path: impl AsRef<Path>) -> Self {
+        let problems = self.problems.into_iter().map(|p| p.found_in(&path)).collect();
+        Self { problems }
     }
 }
 

@@ -113,8 +113,33 @@ pub fn read(dir: &Path) -> Result<AdapterFile> {
     let lora = lora_config(&path, &json)?;
     let file = dir.join("adapter_model.safetensors");
     let tensors = read_tensors(&file, lora.r)?;
+    if tensors.is_empty() {
+        return Err(Problem::in_file(&file, "holds no adapter tensors").into());
+    }
     Ok(AdapterFile { lora, tensors })
 }
+
+/// Keys of `adapter_config.json` that do not change what the tensors mean, or that are read elsewhere.
+const NEUTRAL: &[&str] = &[
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+];
 
 fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
     let problem = |message: String| Problem::in_file(path, message);
@@ -130,17 +155,14 @@ fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
         let kind = json.get("peft_type").unwrap_or(&Value::Null);
         problems.push(problem(format!("`peft_type` is {kind}; vft reads LORA")));
     }
-    for key in [
-        "use_dora",
-        "use_rslora",
-        "lora_bias",
-        "fan_in_fan_out",
-        "bias",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-    ] {
-        if let Some(value) = json.get(key).filter(|v| !empty(v)) {
+    for (key, value) in json.iter().filter(|(k, v)| !NEUTRAL.contains(&k.as_str()) && !empty(v)) {
+        let usual = match key.as_str() {
+            // How A and B began; with other names the base was changed as well.
+            "init_lora_weights" => *value == json!(true) || *value == json!("gaussian"),
+            "peft_type" => true,
+            _ => false,
+        };
+        if !usual {
             problems.push(problem(format!("`{key}` is {value}, which vft does not support yet")));
         }
     }

@@ -9,11 +9,15 @@ use crate::train::fit::{Ending, fit};
 use crate::train::prepare::{Run, prepare};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Exit code after a signal: the shell's 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+
+/// Signals within this time are one.
+const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// Arguments of `vft finetune`.
 #[derive(clap::Args)]
@@ -83,12 +87,15 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 
 /// The first signal ends a run after the micro-batch at hand; while nothing is trained yet, or at the second, it ends at once.
 fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Result<()> {
+    let first = OnceLock::new();
     ctrlc::set_handler(move || {
         let before = !prepared.load(Ordering::Relaxed);
         if before {
             claim.give_up();
         }
-        if stop.swap(true, Ordering::Relaxed) || before {
+        // Some senders signal a process and then its group: that is one wish, not two.
+        let again = first.get_or_init(Instant::now).elapsed() > ONE_WISH;
+        if stop.swap(true, Ordering::Relaxed) && again || before {
             std::process::exit(INTERRUPTED);
         }
     })
@@ -117,6 +124,15 @@ fn split(args: &Args) -> Result<Split, UserError> {
             Some((flag, value)) => (flag, Some(value.to_owned())),
             None => (argument.as_str(), None),
         };
+        if matches!(flag, "--help" | "-h") {
+            return Err(
+                Problem::new("`--help` stands before the keys: `vft finetune --help`").into()
+            );
+        }
+        if !flag.starts_with('-') && split.overrides.is_empty() && split.config.is_none() {
+            let hint = format!("a config file is given as `--config {flag}`");
+            return Err(Problem::new(format!("unexpected argument `{flag}`")).hint(hint).into());
+        }
         let mut value = || {
             let missing = || Problem::new(format!("`{flag}` needs a value"));
             inline.clone().or_else(|| rest.next().cloned()).ok_or_else(missing)

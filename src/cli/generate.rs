@@ -10,6 +10,7 @@ use crate::model::sample::{Sampler, Sampling};
 use crate::optim::Arena;
 use crate::report;
 use crate::train::device::{self, Opened};
+use crate::train::prepare::in_file;
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -92,7 +93,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
             return Err(UserError::from(Problem::in_file(dir, message)).into());
         }
         let paths: Vec<String> = file.tensors.keys().cloned().collect();
-        attach(&mut decoder, &mut arena, &file.lora, &paths, 0, Some(&file.tensors))?;
+        attach(&mut decoder, &mut arena, &file.lora, &paths, 0, Some(&file.tensors))
+            .map_err(|e| in_file(e, dir))?;
         arena.to_device(&cx)?;
     }
     if let Some(id) = ids.iter().find(|id| **id as usize >= decoder.spec.vocab) {
@@ -143,6 +145,10 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 
 fn prompt_ids(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let Some(template) = tokenizer.template.as_ref().filter(|_| !args.raw) else {
+        if args.system.is_some() {
+            let message = "`--system` needs the chat template, which is not used here";
+            return Err(UserError::from(Problem::new(message)).into());
+        }
         let ids = tokenizer.encode(&args.prompt, true)?;
         anyhow::ensure!(!ids.is_empty(), UserError::from(Problem::new("the prompt is empty")));
         return Ok(ids);

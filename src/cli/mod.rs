@@ -28,6 +28,13 @@ enum Verb {
     Selftest(selftest::Args),
 }
 
+/// Shows a panic as one line without a backtrace: whoever sees it should report it, not read it.
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::debug!("{panic}");
+    }));
+}
+
 /// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
 pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
@@ -37,10 +44,17 @@ pub fn main() -> i32 {
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
-    let done = report::log::start().map_err(Into::into).and_then(|()| match cli.verb {
+    let run = || match cli.verb {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Generate(args) => generate::run(&args),
         Verb::Selftest(args) => selftest::run(&args),
+    };
+    let done = report::log::start().map_err(Into::into).and_then(|()| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+            Err(anyhow::anyhow!("internal fault, please report it: {text}"))
+        })
     });
     match done {
         Ok(code) => code,
@@ -60,7 +74,7 @@ fn exit_code(error: &anyhow::Error) -> i32 {
     if full || text.contains("No space left on device") {
         74
     } else if error.chain().any(|e| e.downcast_ref::<UserError>().is_some())
-        || text.contains("CUDA out of memory")
+        || text.contains("out of memory: ")
     {
         2
     } else {

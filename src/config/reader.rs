@@ -7,6 +7,7 @@ use super::values::{Values, whole};
 use super::yaml::{Node, Value};
 use crate::error::{Problem, Result, UserError};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 const FLAGS: [(&str, bool, &[&str]); 6] = [
     ("lora_query", true, &["q_proj"]),
@@ -27,7 +28,7 @@ fn targets(r: &mut Values) -> TargetModules {
             .flat_map(|(_, _, names)| names.iter().map(|n| (*n).to_owned()))
             .collect();
         if names.is_empty() {
-            r.problems.push(
+            r.missing(
                 Problem::new("no module would be adapted")
                     .hint("set one of the lora_* switches or `lora_target_modules`"),
             );
@@ -93,12 +94,21 @@ fn betas(r: &mut Values) -> [f64; 2] {
     }
 }
 
+/// A directory that is named; an empty name would be the working directory without a word.
+fn directory(r: &mut Values, key: &str, default: &str) -> PathBuf {
+    let text = r.text(key).unwrap_or_else(|| default.into());
+    if text.is_empty() {
+        r.problem(key, "is empty; write a directory");
+    }
+    text.into()
+}
+
 /// Reads every key and checks them against each other.
 pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
     let required = |r: &mut Values, key: &str| {
         let text = r.text(key).filter(|t| !t.is_empty());
         if text.is_none() && !r.problems.iter().any(|p| p.message.contains(&format!("`{key}`"))) {
-            r.problems.push(Problem::new(format!("`{key}` is missing")));
+            r.missing(Problem::new(format!("`{key}` is missing")));
         }
         text.unwrap_or_default().into()
     };
@@ -139,7 +149,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
     };
     let mut config = RunConfig {
         checkpoint_dir: required(&mut r, "checkpoint_dir"),
-        out_dir: r.text("out_dir").unwrap_or_else(|| "out/finetune/lora".into()).into(),
+        out_dir: directory(&mut r, "out_dir", "out/finetune/lora"),
         device,
         precision,
         quantize,

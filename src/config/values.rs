@@ -5,19 +5,21 @@ use super::scalar;
 use super::yaml::{Node, Value};
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Keys read so far, with their places, and the problems found on the way.
 #[derive(Default)]
 pub(super) struct Values {
     pub(super) values: BTreeMap<String, (Node, Option<Place>)>,
     pub(super) problems: Vec<Problem>,
+    /// The file, for what is missing in it.
+    pub(super) path: Option<PathBuf>,
 }
 
 impl Values {
     /// All keys of a file.
     pub(super) fn file(path: &Path, root: &Node) -> Self {
-        let mut read = Self::default();
+        let mut read = Self { path: Some(path.into()), ..Self::default() };
         match &root.value {
             Value::Map(_) => read.flatten(path, "", root),
             _ => read.problems.push(Problem::at(
@@ -53,6 +55,11 @@ impl Values {
                 Value::Scalar { text, .. } if name == "data" => {
                     self.set("data.class_path", Node::text(text), Some(place));
                 }
+                Value::Seq(_) if is_block => self.problems.push(Problem {
+                    place: Some(place),
+                    message: format!("`{name}` is a block of keys, not a list"),
+                    hint: None,
+                }),
                 Value::Scalar { text, quoted } if is_block => {
                     if !scalar::is_null(text, *quoted) {
                         self.problems.push(Problem {
@@ -74,7 +81,10 @@ impl Values {
             matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
         let known =
             KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
-        if known {
+        if known && place.is_some() && self.is_written(name) {
+            let message = format!("`{name}` is written twice, under two names");
+            self.problems.push(Problem { place, message, hint: None });
+        } else if known {
             self.values.insert(name.to_owned(), (node, place));
         } else if let Some((_, way)) =
             FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}.")))
@@ -94,6 +104,15 @@ impl Values {
     pub(super) fn problem(&mut self, key: &str, message: &str) {
         let place = self.values.get(key).and_then(|(_, p)| p.clone());
         self.problems.push(Problem { place, message: format!("`{key}`: {message}"), hint: None });
+    }
+
+    /// A problem of the whole file.
+    pub(super) fn missing(&mut self, problem: Problem) {
+        let problem = match &self.path {
+            Some(path) => problem.found_in(path),
+            None => problem,
+        };
+        self.problems.push(problem);
     }
 
     pub(super) fn is_written(&self, key: &str) -> bool {

@@ -106,15 +106,32 @@ impl Encoder<'_> {
             labels = ids.iter().map(|id| *id as i32).collect();
         }
         let mut closed = true;
+        let last = turns.iter().rposition(|t| t.role == Role::Assistant);
         for (i, turn) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
-            let span = assistant_span(template, turns, i, &text)?;
-            let inside: Vec<usize> =
-                (0..starts.len()).filter(|t| span.contains(&starts[*t])).collect();
-            // The turn ends with its last special token; what the template writes after it is no part of the answer.
-            let stops = |t: &&usize| {
-                self.tokenizer.is_special(ids[**t]) || Some(ids[**t]) == self.tokenizer.eos_id
+            // Where everything is trained, only an answer that is not, and the end of the last, must be found.
+            let all = !self.mask_prompt && turn.train;
+            if all && last != Some(i) {
+                continue;
+            }
+            let span = match answer_span(template, turns, i, &text) {
+                Ok(span) => span,
+                Err(_) if all => continue,
+                Err(e) => return Err(e),
             };
-            let end = inside.iter().rev().find(stops).map(|t| t + 1);
+            let inside: Vec<usize> =
+                (0..starts.len()).filter(|t| span.bytes.contains(&starts[*t])).collect();
+            let stops = |t: &usize| {
+                self.tokenizer.is_special(ids[*t]) || Some(ids[*t]) == self.tokenizer.eos_id
+            };
+            let end = match span.content_end {
+                // The turn ends with its last special token; what the template writes after it is no part of the answer.
+                None => inside.iter().rev().find(|t| stops(t)).map(|t| t + 1),
+                // The turn ends with the special token right after its content.
+                Some(at) => {
+                    let next = (0..starts.len()).find(|t| starts[*t] >= at);
+                    next.filter(stops).map(|t| t + 1)
+                }
+            };
             closed = end.is_some();
             let Some(&first) = inside.first() else { continue };
             let end = end.unwrap_or(inside[inside.len() - 1] + 1);
@@ -131,23 +148,90 @@ impl Encoder<'_> {
     }
 }
 
-/// The bytes of `text` that assistant turn `i` adds.
-fn assistant_span(
+/// Where an answer lies in a rendered conversation.
+struct Span {
+    /// Its bytes.
+    bytes: std::ops::Range<usize>,
+    /// Where its content ends, if the bytes end there too and what closes it comes after.
+    content_end: Option<usize>,
+}
+
+/// The bytes of `text`, the whole conversation, that assistant turn `i` adds.
+fn answer_span(
     template: &ChatTemplate,
     turns: &[Turn],
     i: usize,
     text: &str,
-) -> Result<std::ops::Range<usize>, String> {
+) -> Result<Span, String> {
     let render = |turns: &[Turn], open| template.render(turns, open).map_err(|e| e.to_string());
     let opened = render(&turns[..i], true)?;
     let whole = if i + 1 == turns.len() { text.to_owned() } else { render(&turns[..=i], false)? };
     if whole.starts_with(&opened) && text.starts_with(&whole) {
-        return Ok(opened.len()..whole.len());
+        return Ok(Span { bytes: opened.len()..whole.len(), content_end: None });
     }
     // Templates whose opening of an answer differs from how they write one: start after the question.
     let asked = render(&turns[..i], false)?;
     if whole.starts_with(&asked) && text.starts_with(&whole) {
-        return Ok(asked.len()..whole.len());
+        return Ok(Span { bytes: asked.len()..whole.len(), content_end: None });
     }
-    Err("the chat template rewrites earlier turns, so an answer's tokens cannot be told apart; use `mask_prompt: false` or rows of one exchange".into())
+    // Templates that write earlier turns otherwise once more follow: the answer is what changes with its content.
+    changed_span(template, turns, i, text)
+}
+
+/// Where `text` changes when answer `i` is another.
+fn changed_span(
+    template: &ChatTemplate,
+    turns: &[Turn],
+    i: usize,
+    text: &str,
+) -> Result<Span, String> {
+    const ELSE: &str = "\u{1}\u{2}";
+    let mut other = turns.to_vec();
+    other[i].content = ELSE.into();
+    let other = template.render(&other, false).map_err(|e| e.to_string())?;
+    let content = turns[i].content.trim();
+    let start = other.find(ELSE).filter(|at| {
+        text.is_char_boundary(*at)
+            && text[*at..].starts_with(content)
+            && other[..*at] == text[..*at]
+    });
+    let Some(start) = start else {
+        return Err("the chat template does not write this answer as it is, so its tokens cannot be told apart; use \
+                    `mask_prompt: false` or rows of one exchange"
+            .into());
+    };
+    let after = &other[start + ELSE.len()..];
+    let end = start + content.len();
+    if text[end..] != *after {
+        return Err("the chat template writes an answer twice, so its tokens cannot be told apart; use `mask_prompt: false`".into());
+    }
+    Ok(Span { bytes: start..end, content_end: Some(end) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    /// Mistral's way: the system text stands in the last question.
+    const LATE_SYSTEM: &str = "{% for m in messages[1:] %}{% if m.role == 'user' %}[Q]{% if loop.last or loop.index == messages|length - 2 %}{{ messages[0].content }} {% endif %}{{ m.content }}[/Q]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}";
+
+    #[test]
+    fn an_answer_is_found_where_the_template_moves_earlier_text() {
+        let turn = |role, text: &str| Turn { role, content: text.into(), train: true };
+        let turns = [
+            turn(Role::System, "S"),
+            turn(Role::User, "a"),
+            turn(Role::Assistant, "first"),
+            turn(Role::User, "b"),
+            turn(Role::Assistant, "second"),
+        ];
+        let template = ChatTemplate::new(Path::new("t"), LATE_SYSTEM, BTreeMap::new()).unwrap();
+        let text = template.render(&turns, false).unwrap();
+        assert_eq!(text, "[Q]a[/Q]first</s>[Q]S b[/Q]second</s>");
+        let answers: Vec<&str> =
+            [2, 4].map(|i| &text[answer_span(&template, &turns, i, &text).unwrap().bytes]).to_vec();
+        assert_eq!(answers, ["first", "second</s>"]);
+    }
 }

@@ -71,6 +71,12 @@ impl Row {
         let Value::Object(row) = value else {
             return Err(format!("a row is an object with {SHAPES}"));
         };
+        let shapes = ["messages", "input_ids", "instruction"].map(|k| row.contains_key(k));
+        if shapes.iter().filter(|s| **s).count() > 1 {
+            return Err(
+                "has more than one of `messages`, `input_ids` and `instruction`; keep one".into()
+            );
+        }
         if row.contains_key("messages") {
             return conversation(row);
         }
@@ -78,6 +84,15 @@ impl Row {
             return tokens(row);
         }
         if row.contains_key("instruction") {
+            let said =
+                |v: &&Value| !matches!(v, Value::Null) && **v != "" && **v != Value::Array(vec![]);
+            if let Some(key) =
+                ["system", "history"].iter().find(|k| row.get(**k).filter(said).is_some())
+            {
+                return Err(format!(
+                    "`{key}` beside `instruction` is not supported yet; write the row as `messages`"
+                ));
+            }
             let input = match row.get("input") {
                 None | Some(Value::Null) => String::new(),
                 Some(_) => text(row, "input")?,

@@ -47,6 +47,10 @@ impl Source {
 }
 
 fn read_file(path: &Path) -> Result<Vec<Line>> {
+    // A pipe or a device would keep the reader waiting.
+    if path.exists() && !path.is_file() {
+        return Err(Problem::in_file(path, "is no regular file").into());
+    }
     let bytes =
         fs::read(path).map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);

@@ -45,7 +45,9 @@ impl Tokenizer {
             };
             return Err(problem.hint(hint).into());
         }
-        let mut inner = tokenizers::Tokenizer::from_file(&path)
+        // The crate panics on some broken normalizers instead of refusing them.
+        let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_file(&path))
+            .map_err(|_| Problem::in_file(&path, "is no tokenizer: a part of it is broken"))?
             .map_err(|e| Problem::in_file(&path, format!("is no tokenizer: {e}")))?;
         inner.with_padding(None);
         inner

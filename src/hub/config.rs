@@ -175,7 +175,8 @@ impl HfConfig {
                 .into());
         }
         let (rope_theta, rope_scaling) = rope(&r, context)?;
-        let windowed = r.flag("use_sliding_window", true)?;
+        // Qwen2 has the window off unless it says otherwise.
+        let windowed = r.flag("use_sliding_window", architecture != "Qwen2ForCausalLM")?;
         Ok(Self {
             path: path.to_path_buf(),
             architecture,
@@ -201,6 +202,13 @@ impl HfConfig {
     }
 }
 
+/// Whether the file says that an older transformers wrote it.
+fn written_before(r: &Reader<'_>, major: u64, minor: u64) -> bool {
+    let version = r.get("transformers_version").and_then(Value::as_str).unwrap_or_default();
+    let mut parts = version.split('.').map(|p| p.parse::<u64>().ok());
+    matches!((parts.next(), parts.next()), (Some(Some(a)), Some(Some(b))) if (a, b) < (major, minor))
+}
+
 fn rope(top: &Reader<'_>, context: usize) -> Result<(f64, RopeScaling)> {
     let null = Value::Null;
     let nested = top.get("rope_parameters");
@@ -208,6 +216,8 @@ fn rope(top: &Reader<'_>, context: usize) -> Result<(f64, RopeScaling)> {
     let r = Reader { path: top.path, json: scaling.unwrap_or(&null) };
     let theta = match (r.opt_number("rope_theta")?, top.opt_number("rope_theta")?) {
         (Some(x), _) | (None, Some(x)) if x > 1.0 => x,
+        // Before 4.33 Llama's base was fixed and not written down.
+        (None, None) if written_before(top, 4, 33) => 10_000.0,
         (None, None) => {
             let hint = "add it as the model's authors give it, for example 10000.0";
             let message = "`rope_theta` is missing, at the top level and in `rope_parameters`";
@@ -309,6 +319,24 @@ mod tests {
     #[test]
     fn no_rope_theta_is_an_error() {
         assert!(error(|j| j["rope_theta"] = Value::Null).contains("`rope_theta` is missing"));
+    }
+
+    #[test]
+    fn an_old_file_without_rope_theta_has_llamas_base() {
+        let config = parse(|j| {
+            j["rope_theta"] = Value::Null;
+            j["transformers_version"] = json!("4.31.0.dev0");
+        });
+        assert_eq!(config.unwrap().rope_theta, 10_000.0);
+    }
+
+    #[test]
+    fn qwen2_has_no_window_unless_it_says_so() {
+        let config = parse(|j| {
+            j["architectures"] = json!(["Qwen2ForCausalLM"]);
+            j["sliding_window"] = json!(8);
+        });
+        assert_eq!(config.unwrap().sliding_window, None);
     }
 
     #[test]

@@ -157,6 +157,10 @@ impl Checkpoint {
 fn map_file(file: &Path) -> Result<Vec<(String, MappedTensor)>> {
     let problem =
         |e: &dyn std::fmt::Display| Problem::in_file(file, format!("cannot be read: {e}"));
+    // A pipe or a device would keep the reader waiting.
+    if file.exists() && !file.is_file() {
+        return Err(Problem::in_file(file, "is no regular file").into());
+    }
     let handle = File::open(file).map_err(|e| problem(&e))?;
     // SAFETY: the map is read-only. Another process that truncates the file meanwhile would end this one with a bus error, as for
     // every program that maps its weights; no write of ours can reach it.

@@ -147,7 +147,8 @@ impl Decoder {
         let rows = self.rows(cx, tokens)?;
         let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
         let h = self.hidden(pass, arena)?;
-        Ok(self.head.logits(cx, arena, &h, None)?.0)
+        let rows = h.rows();
+        Ok(self.head.logits(cx, arena, &h, None, rows)?.0)
     }
 
     /// The first module whose output for these tokens holds a value that is not finite, without dropout.
@@ -179,7 +180,7 @@ impl Decoder {
             return Ok(Some("model.norm".into()));
         }
         let first = rows::gather(cx, &h, &Mirror::new(cx, vec![0u32])?)?;
-        let logits = self.head.logits(cx, arena, &first, None)?.0;
+        let logits = self.head.logits(cx, arena, &first, None, 1)?.0;
         Ok(broken(&logits)?.then(|| "lm_head".into()))
     }
 
@@ -223,7 +224,7 @@ impl Decoder {
             };
             let origins = Mirror::new(cx, origins)?;
             let dropout = pass.dropout.map(|d| Dropout { origins: &origins, ..d });
-            let (logits, u) = self.head.logits(cx, arena, &x, dropout)?;
+            let (logits, u) = self.head.logits(cx, arena, &x, dropout, chunk)?;
             let targets = Mirror::new(cx, &labels.targets[at.clone()])?;
             let coefficients = match dh {
                 Some(_) => Some(Mirror::new(cx, &labels.coefficients[at.clone()])?),
@@ -284,6 +285,6 @@ impl Decoder {
         }
         let last = rows::gather(cx, &x, &Mirror::new(cx, vec![ids.len() as u32 - 1])?)?;
         let h = self.final_norm(cx, &last)?;
-        self.head.logits(cx, arena, &h, None)?.0.to_f32()
+        self.head.logits(cx, arena, &h, None, 1)?.0.to_f32()
     }
 }

@@ -88,7 +88,7 @@ impl Linear {
         self.adapt(cx, arena, x, dropout, y)
     }
 
-    /// As [`Self::forward`], with y in f32 on a device too: for logits.
+    /// As [`Self::forward`], with y in f32 on a device too and with room for `rows` rows: for chunks of logits.
     ///
     /// # Errors
     /// When the shapes disagree.
@@ -98,8 +98,9 @@ impl Linear {
         arena: &Arena,
         x: &Buf,
         dropout: Option<Dropout<'_>>,
+        rows: usize,
     ) -> Result<(Buf, Option<Buf>)> {
-        let y = linear::forward_f32(cx, x, &self.weight, self.bias.as_ref())?;
+        let y = linear::forward_f32(cx, x, &self.weight, self.bias.as_ref(), rows)?;
         self.adapt(cx, arena, x, dropout, y)
     }
 

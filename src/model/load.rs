@@ -204,11 +204,14 @@ pub fn attach(
             Some(tensors) => {
                 let missing = || format!("the adapter has no tensors for `{}`", linear.path);
                 let (a, b) = tensors.get(&linear.path).with_context(missing)?.clone();
-                anyhow::ensure!(
-                    a.len() == r * inp && b.len() == out * r,
-                    "the adapter's tensors for `{}` do not have the shapes ({r}, {inp}) and ({out}, {r})",
-                    linear.path
-                );
+                if a.len() != r * inp || b.len() != out * r {
+                    let message = format!(
+                        "the adapter's tensors for `{}` do not have the shapes ({r}, {inp}) and ({out}, {r}) that this model wants",
+                        linear.path
+                    );
+                    let hint = "the adapter belongs to another base model";
+                    return Err(UserError::from(Problem::new(message).hint(hint)).into());
+                }
                 (a, b)
             }
             None => (kaiming_uniform(seed, &name_a, r, inp), vec![0.0; out * r]),

@@ -179,7 +179,7 @@ impl Cx {
     pub(super) fn alloc_bf16(&self, shape: &[usize]) -> Result<Buf> {
         let (pool, tokens) = self.on_cpu()?;
         let (len, capacity) = sizes(shape, tokens)?;
-        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, capacity)), shape, pool.clone()))
+        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, capacity)?), shape, pool.clone()))
     }
 
     /// As [`Self::alloc_bf16`], with room for exactly these rows: for scratch that is not one row per token.
@@ -189,7 +189,18 @@ impl Cx {
     pub(super) fn alloc_bf16_rows(&self, shape: &[usize]) -> Result<Buf> {
         let (pool, _) = self.on_cpu()?;
         let len = shape.iter().product();
-        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, len.max(1))), shape, pool.clone()))
+        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, len.max(1))?), shape, pool.clone()))
+    }
+
+    /// As [`Self::alloc_f32`], with room for exactly `rows` rows: for chunks that are cut to a size of their own.
+    ///
+    /// # Errors
+    /// When `shape` has more rows or there is no memory left.
+    pub fn alloc_f32_rows(&self, shape: &[usize], rows: usize) -> Result<Buf> {
+        if self.gpu().is_some() {
+            return self.alloc_f32(shape);
+        }
+        self.alloc_rows(shape, rows)
     }
 
     fn alloc_as(&self, dtype: DType, shape: &[usize]) -> Result<Buf> {
@@ -203,7 +214,7 @@ impl Cx {
         }
         let (pool, tokens) = self.on_cpu()?;
         let (len, capacity) = sizes(shape, tokens)?;
-        let mut values = pool.f32(len, capacity);
+        let mut values = pool.f32(len, capacity)?;
         if self.poison.load(Ordering::Relaxed) {
             values.fill(f32::NAN);
         }
@@ -224,7 +235,7 @@ impl Cx {
             bail!("shape {shape:?} does not fit {rows} rows");
         }
         let (pool, _) = self.on_cpu()?;
-        Ok(Buf::new(CpuStorage::F32(pool.f32(len, capacity.max(1))), shape, pool.clone()))
+        Ok(Buf::new(CpuStorage::F32(pool.f32(len, capacity.max(1))?), shape, pool.clone()))
     }
 
     /// As [`Self::alloc`], of zeros.
@@ -287,7 +298,7 @@ impl Cx {
         }
         let (pool, tokens) = self.on_cpu()?;
         let (len, capacity) = sizes(x.shape(), tokens)?;
-        let mut out = pool.bf16(len, capacity);
+        let mut out = pool.bf16(len, capacity)?;
         let pairs = out.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
         pairs.for_each(|(o, i)| simd::narrow(i, o));
         Ok(Buf::new(CpuStorage::BF16(out), x.shape(), pool.clone()))

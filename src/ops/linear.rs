@@ -19,12 +19,18 @@ pub fn forward(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>) -> Result<Bu
     into(cx, x, w, bias, y)
 }
 
-/// As [`forward`], with y in f32 whatever the compute dtype is: for logits.
+/// As [`forward`], with y in f32 whatever the compute dtype is, and with room for `rows` rows: for chunks of logits.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn forward_f32(cx: &Cx, x: &Buf, w: &Weight, bias: Option<&Vector>) -> Result<Buf> {
-    let y = cx.alloc_f32(&[x.rows(), w.rows()])?;
+pub fn forward_f32(
+    cx: &Cx,
+    x: &Buf,
+    w: &Weight,
+    bias: Option<&Vector>,
+    rows: usize,
+) -> Result<Buf> {
+    let y = cx.alloc_f32_rows(&[x.rows(), w.rows()], rows)?;
     into(cx, x, w, bias, y)
 }
 

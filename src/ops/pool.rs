@@ -1,6 +1,6 @@
 //! Free storage, to be taken again: from the second step on a step allocates nothing.
 
-use candle_core::CpuStorage;
+use candle_core::{CpuStorage, Error, Result};
 use half::bf16;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -16,12 +16,18 @@ pub struct Pool {
 
 impl Pool {
     /// An f32 buffer of `len` elements of any content, with room for `capacity`.
-    pub(super) fn f32(&self, len: usize, capacity: usize) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    pub(super) fn f32(&self, len: usize, capacity: usize) -> Result<Vec<f32>> {
         self.take(&self.f32, len, capacity)
     }
 
     /// A bf16 buffer of `len` elements of any content, with room for `capacity`.
-    pub(super) fn bf16(&self, len: usize, capacity: usize) -> Vec<bf16> {
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    pub(super) fn bf16(&self, len: usize, capacity: usize) -> Result<Vec<bf16>> {
         self.take(&self.bf16, len, capacity)
     }
 
@@ -43,16 +49,28 @@ impl Pool {
         list: &Mutex<HashMap<usize, Vec<Vec<T>>>>,
         len: usize,
         capacity: usize,
-    ) -> Vec<T> {
+    ) -> Result<Vec<T>> {
         let found = list.lock().ok().and_then(|mut l| l.get_mut(&capacity).and_then(Vec::pop));
-        let mut v = found.unwrap_or_else(|| {
-            self.fresh.fetch_add(1, Ordering::Relaxed);
-            bytemuck::zeroed_vec(capacity)
-        });
+        let mut v = match found {
+            Some(v) => v,
+            None => {
+                self.fresh.fetch_add(1, Ordering::Relaxed);
+                fresh(capacity)?
+            }
+        };
         // A buffer given back keeps its capacity but may have been cut to a shorter length; only that growth is filled.
         v.resize(len, T::default());
-        v
+        Ok(v)
     }
+}
+
+fn fresh<T: bytemuck::Zeroable>(capacity: usize) -> Result<Vec<T>> {
+    bytemuck::try_zeroed_vec(capacity).map_err(|()| {
+        let gib = (capacity * size_of::<T>()) as f64 / f64::from(1 << 30);
+        Error::Msg(format!(
+            "out of memory: the system gives no further {gib:.2} GiB; lower train.micro_batch_size or train.max_seq_length"
+        ))
+    })
 }
 
 fn put<T>(list: &Mutex<HashMap<usize, Vec<Vec<T>>>>, v: Vec<T>) {

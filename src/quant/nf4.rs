@@ -14,6 +14,9 @@ use super::dynamic_map::{Nearest, dynamic_map};
 use super::mean::mean;
 use half::bf16;
 use rayon::prelude::*;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Elements of a block.
 pub const BLOCK: usize = 64;
@@ -55,8 +58,6 @@ pub struct Nf4 {
     pub absmax: Absmax,
     /// The number of elements.
     pub len: usize,
-    /// The scales again as f32 where they are nested: 1/64 f32 an element, worth not decoding them at each use.
-    scales: Option<Vec<f32>>,
 }
 
 /// Packs `w`, flattened row-major; `nested` quantises the scales again.
@@ -78,7 +79,7 @@ pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
         }
     });
     if !nested {
-        return Nf4 { packed, absmax: Absmax::Plain(absmax), len: w.len(), scales: None };
+        return Nf4 { packed, absmax: Absmax::Plain(absmax), len: w.len() };
     }
     let (map, offset) = (dynamic_map(true), mean(&absmax));
     let nearest = Nearest::new(&map);
@@ -91,18 +92,26 @@ pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
         codes
             .extend(block.iter().map(|a| nearest.index(((a - offset) * inverse).clamp(-1.0, 1.0))));
     }
-    let scale = |(i, c): (usize, &u8)| map[usize::from(*c)] * absmax2[i / NESTED_BLOCK] + offset;
-    let scales = Some(codes.iter().enumerate().map(scale).collect());
     let absmax = Absmax::Nested { codes, absmax2, offset };
-    Nf4 { packed, absmax, len: w.len(), scales }
+    Nf4 { packed, absmax, len: w.len() }
 }
 
 impl Nf4 {
-    /// The blocks' scales in f32.
-    pub fn scales(&self) -> &[f32] {
-        match (&self.scales, &self.absmax) {
-            (Some(scales), _) | (None, Absmax::Plain(scales)) => scales,
-            (None, Absmax::Nested { .. }) => &[],
+    /// The blocks' scales in f32: borrowed, or decoded where they are nested.
+    pub fn scales(&self) -> Cow<'_, [f32]> {
+        self.scales_of(0..self.len.div_ceil(BLOCK))
+    }
+
+    fn scales_of(&self, blocks: Range<usize>) -> Cow<'_, [f32]> {
+        static MAP: OnceLock<Vec<f32>> = OnceLock::new();
+        match &self.absmax {
+            Absmax::Plain(scales) => Cow::Borrowed(&scales[blocks]),
+            Absmax::Nested { codes, absmax2, offset } => {
+                let map = MAP.get_or_init(|| dynamic_map(true));
+                let scale =
+                    |i: usize| map[usize::from(codes[i])] * absmax2[i / NESTED_BLOCK] + offset;
+                Cow::Owned(blocks.map(scale).collect())
+            }
         }
     }
 
@@ -116,7 +125,8 @@ impl Nf4 {
         const PIECE: usize = BLOCK * 64;
         out.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| {
             let at = start + i * PIECE;
-            super::decode::to_bf16(&self.packed[at / 2..], &self.scales()[at / BLOCK..], out);
+            let scales = self.scales_of(at / BLOCK..(at + out.len()).div_ceil(BLOCK));
+            super::decode::to_bf16(&self.packed[at / 2..], &scales, out);
         });
     }
 
@@ -126,27 +136,31 @@ impl Nf4 {
     /// When the range exceeds the tensor.
     pub fn dequantize_range(&self, start: usize, out: &mut [f32]) {
         assert!(start + out.len() <= self.len, "NF4 range exceeds the tensor");
-        let scales = self.scales();
         // The first chunk ends at a block's boundary, so that every other one starts at one.
         let head = (BLOCK - start % BLOCK) % BLOCK;
         let (first, rest) = out.split_at_mut(head.min(out.len()));
-        self.decode(start, first, scales);
+        self.decode(start, first);
         rest.par_chunks_mut(BLOCK * 64).enumerate().for_each(|(i, out)| {
-            self.decode(start + head + i * BLOCK * 64, out, scales);
+            self.decode(start + head + i * BLOCK * 64, out);
         });
     }
 
-    fn decode(&self, start: usize, out: &mut [f32], scales: &[f32]) {
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        if out.is_empty() {
+            return;
+        }
+        let first = start / BLOCK;
+        let scales = self.scales_of(first..(start + out.len()).div_ceil(BLOCK));
         if !start.is_multiple_of(BLOCK) {
             for (i, out) in out.iter_mut().enumerate() {
                 let at = start + i;
                 let code = self.packed[at / 2] >> (4 * (1 - at % 2)) & 15;
-                *out = CODEBOOK[usize::from(code)] * scales[at / BLOCK];
+                *out = CODEBOOK[usize::from(code)] * scales[at / BLOCK - first];
             }
             return;
         }
         for (b, out) in out.chunks_mut(BLOCK).enumerate() {
-            let (block, scale) = (start / BLOCK + b, scales[start / BLOCK + b]);
+            let (block, scale) = (first + b, scales[b]);
             let table = CODEBOOK.map(|c| c * scale);
             let bytes = &self.packed[block * BLOCK / 2..];
             for (pair, byte) in out.chunks_mut(2).zip(bytes) {

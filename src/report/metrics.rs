@@ -48,26 +48,27 @@ pub struct EvalRecord {
     pub val_ppl: f64,
 }
 
-/// The open file.
+/// The file, made with the first record: a run that ends before leaves nothing.
 pub struct MetricsFile {
+    dir: PathBuf,
     path: PathBuf,
-    file: File,
+    file: Option<File>,
 }
 
 impl MetricsFile {
-    /// Creates `metrics.jsonl` in a run's directory.
-    ///
-    /// # Errors
-    /// When the file exists or cannot be created.
-    pub fn create(out_dir: &Path) -> Result<Self> {
-        let path = out_dir.join("metrics.jsonl");
-        match File::create_new(&path) {
-            Ok(file) => Ok(Self { path, file }),
+    /// `metrics.jsonl` in a run's directory.
+    pub fn new(out_dir: &Path) -> Self {
+        Self { dir: out_dir.into(), path: out_dir.join("metrics.jsonl"), file: None }
+    }
+
+    fn open(&self) -> Result<File> {
+        match File::create_new(&self.path) {
+            Ok(file) => Ok(file),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                let problem = Problem::in_file(out_dir, "another run began in this directory");
+                let problem = Problem::in_file(&self.dir, "another run began in this directory");
                 Err(problem.hint("choose another `out_dir`; nothing in it was changed").into())
             }
-            Err(e) => Err(Problem::in_file(&path, format!("cannot be created: {e}")).into()),
+            Err(e) => Err(Problem::in_file(&self.path, format!("cannot be created: {e}")).into()),
         }
     }
 
@@ -76,11 +77,15 @@ impl MetricsFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
-        let failed = |e: &dyn std::fmt::Display| {
-            Problem::in_file(&self.path, format!("cannot be written: {e}"))
-        };
+        let path = self.path.clone();
+        let failed =
+            |e: &dyn std::fmt::Display| Problem::in_file(&path, format!("cannot be written: {e}"));
         let line = serde_json::to_string(record).map_err(|e| failed(&e))? + "\n";
-        self.file.write_all(line.as_bytes()).map_err(|e| failed(&e))?;
+        if self.file.is_none() {
+            self.file = Some(self.open()?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(line.as_bytes()).map_err(|e| failed(&e))?;
         Ok(())
     }
 }

@@ -137,7 +137,7 @@ impl<'a> Checks<'a> {
         let weight = Weight::from_f32(w.clone(), OUT, C)?.to_device(self.cx)?;
         self.product("linear", &weight, &w, true)?;
         let x = self.inputs.values(N * C);
-        let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, None)?;
+        let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, None, N)?;
         let theirs = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
         let line = Line {
             what: "linear to f32".into(),

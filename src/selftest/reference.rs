@@ -174,8 +174,9 @@ pub fn dropout(
 
 /// The values that packed codes stand for, scales as `q` decodes them.
 pub fn dequantize(q: &Nf4) -> Vec<f64> {
+    let scales = q.scales();
     let code = |i: usize| usize::from(q.packed[i / 2] >> (4 * (1 - i % 2)) & 15);
-    (0..q.len).map(|i| f(CODEBOOK[code(i)]) * f(q.scales()[i / 64])).collect()
+    (0..q.len).map(|i| f(CODEBOOK[code(i)]) * f(scales[i / 64])).collect()
 }
 
 /// Parameters after one step of AdamW from zero moments.

@@ -44,7 +44,7 @@ pub enum Ending {
 pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Ending> {
     let (t, e) = (&config.train, &config.eval);
     let total = run.schedule.total_steps;
-    let mut metrics = MetricsFile::create(&config.out_dir)?;
+    let mut metrics = MetricsFile::new(&config.out_dir);
     let progress = Progress::new(total, t.log_interval);
     let mut optimizer = AdamW::new(
         AdamWConfig {

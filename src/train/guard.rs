@@ -58,10 +58,14 @@ impl Watch {
         );
         let late = self.first_rate.is_some_and(|first| step >= first + GRACE);
         if let (true, Some(dead)) = (late, self.alive.iter().position(|a| !a)) {
-            bail!(
-                "`{}` has had no gradient up to step {step}: nothing of the loss reaches it",
-                slices[dead].name
-            );
+            let name = &slices[dead].name;
+            if norm == 0.0 {
+                let message =
+                    format!("all gradients are exactly zero at step {step}: the run has diverged");
+                let hint = "lower optimizer.init_args.lr, or set train.max_norm: 1.0";
+                return Err(UserError::from(Problem::new(message).hint(hint)).into());
+            }
+            bail!("`{name}` has had no gradient up to step {step}: nothing of the loss reaches it");
         }
         Ok(())
     }

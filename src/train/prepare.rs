@@ -14,6 +14,7 @@ use crate::model::{Decoder, families};
 use crate::ops::Cx;
 use crate::optim::{Arena, Cosine};
 use anyhow::Result;
+use std::path::Path;
 use tracing::debug;
 
 /// A run about to start.
@@ -88,7 +89,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
                 alpha: config.lora.alpha,
                 dropout: config.lora.dropout,
             };
-            (lora, targets(config).select(&modules)?)
+            let chosen = targets(config).select(&modules);
+            (lora, chosen.map_err(|e| placed(config, "lora_target_modules", e))?)
         }
     };
 
@@ -135,9 +137,28 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     debug!(device = device::describe(&cx), quantize = ?config.quantize, "weights ready");
     let mut arena = Arena::default();
     let tensors = adapter.as_ref().map(|a| &a.tensors);
-    attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)?;
+    let file = config.adapter_path.as_deref().unwrap_or(dir);
+    attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)
+        .map_err(|e| in_file(e, file))?;
     arena.to_device(&cx)?;
     Ok(Run { cx, precision, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
+}
+
+/// An error about a key, at the place where the key is written.
+fn placed(config: &RunConfig, key: &str, error: UserError) -> UserError {
+    let place = config.places.get(key).cloned();
+    let problems = error.problems.into_iter();
+    UserError {
+        problems: problems.map(|p| Problem { place: place.clone().or(p.place), ..p }).collect(),
+    }
+}
+
+/// A user's error about what was read from `path`.
+pub fn in_file(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    match error.downcast::<UserError>() {
+        Ok(e) => e.found_in(path).into(),
+        Err(e) => e,
+    }
 }
 
 fn targets(config: &RunConfig) -> Targets {
