@@ -2,69 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use common::*;
+use std::path::Path;
 use std::process::{Command, Output};
-
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn vft(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vft")).args(args).current_dir(ROOT).output().unwrap()
-}
-
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_string_lossy().into_owned()
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        std::fs::write(self.path(name), text).unwrap();
-        self.text(name)
-    }
-
-    /// A copy of the bundled model, to be damaged.
-    fn model(&self) -> PathBuf {
-        let to = self.path("model");
-        std::fs::create_dir_all(&to).unwrap();
-        for entry in std::fs::read_dir(Path::new(ROOT).join("configs/smoke/model")).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-        to
-    }
-
-    /// The smoke run into this home, with more arguments.
-    fn smoke(&self, more: &[&str]) -> Output {
-        let out = self.text("out");
-        let mut args = vec!["finetune", "--config", "configs/smoke.yml", "--out_dir", &out];
-        args.extend(more);
-        vft(&args)
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Exit code 2 and every given part in the error text.
-fn assert_refused(output: &Output, parts: &[&str]) {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-    assert!(!text.contains("panicked"), "{text}");
-}
 
 fn losses(home: &Home) -> Vec<f64> {
     let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
@@ -405,13 +347,6 @@ fn a_lying_header_is_refused() {
         &home.smoke(&["--checkpoint_dir", &home.text("model")]),
         &["model.safetensors", "no intact safetensors file"],
     );
-}
-
-fn edit(home: &Home, file: &str, from: &str, to: &str) {
-    let path = home.model().join(file);
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{file} does not hold {from}");
-    std::fs::write(&path, text.replace(from, to)).unwrap();
 }
 
 #[test]

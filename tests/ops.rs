@@ -3,10 +3,12 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
-use vft::ops::dropout::Mask;
+use vft::ops::dropout::{self, Mask};
 use vft::ops::lora::{self, Factors, Gradients, Part};
 use vft::ops::rope::{self, Turn};
-use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
+use vft::ops::{
+    Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, linear, rms_norm, rows, swiglu,
+};
 
 /// Relative L2 error against candle, f32.
 const EXACT: f64 = 1e-5;
@@ -435,4 +437,61 @@ fn cross_entropy_gradient_is_the_difference() {
     };
     let dz = run(&z, Some(&weights)).1.unwrap();
     assert_difference(&z, dz.f32().unwrap(), &coefficients, |z| run(z, None).0);
+}
+
+#[test]
+fn embedding_is_candles_index_select() {
+    let cx = cx();
+    let table = noise(37 * C, 1);
+    let ids = vec![36u32, 0, 5, 5, 12];
+    let weight = Weight::from_f32(table.clone(), 37, C).unwrap();
+    let y = embedding::forward(&cx, &weight, &Mirror::new(&cx, &ids).unwrap()).unwrap();
+    let table = Tensor::from_vec(table, (37, C), &Device::Cpu).unwrap();
+    let theirs = table.index_select(&Tensor::new(ids, &Device::Cpu).unwrap(), 0).unwrap();
+    assert_eq!(y.f32().unwrap(), values(&theirs));
+}
+
+#[test]
+fn gathered_rows_are_candles() {
+    let cx = cx();
+    let (x, chosen) = (buf(&cx, &[N, C], 1), vec![4u32, 0, 2]);
+    let y = rows::gather(&cx, &x, &Mirror::new(&cx, &chosen).unwrap()).unwrap();
+    let theirs =
+        x.to_tensor().unwrap().index_select(&Tensor::new(chosen, &Device::Cpu).unwrap(), 0);
+    assert_eq!(y.f32().unwrap(), values(&theirs.unwrap()));
+}
+
+#[test]
+fn scattered_rows_are_the_gradient_of_gathering() {
+    let cx = cx();
+    let (x, dy, chosen) = (buf(&cx, &[N, C], 1), buf(&cx, &[3, C], 2), vec![4u32, 0, 2]);
+    let xv = var(&x);
+    let theirs = xv.index_select(&Tensor::new(&chosen[..], &Device::Cpu).unwrap(), 0).unwrap();
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    rows::scatter(&cx, &dy, &Mirror::new(&cx, &chosen).unwrap(), &mut dx).unwrap();
+    assert_close("dx", dx.f32().unwrap(), &gradients(&theirs, &dy, &[&xv])[0]);
+}
+
+#[test]
+fn added_rows_are_candles() {
+    let cx = cx();
+    let (mut y, x) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, C], 2));
+    let theirs = (y.to_tensor().unwrap() + x.to_tensor().unwrap()).unwrap();
+    rows::add(&cx, &mut y, &x).unwrap();
+    assert_eq!(y.f32().unwrap(), values(&theirs));
+}
+
+#[test]
+fn the_gradient_of_dropout_is_the_difference() {
+    let cx = cx();
+    let tokens: Vec<_> = (0..N as u32).map(|i| [3, i]).collect();
+    let tokens = Mirror::new(&cx, tokens).unwrap();
+    let mask = Mask { p: 0.3, key: [1, 2], step: 4, tokens: &tokens };
+    let (x, dy) = (noise(N * C, 1), buf(&cx, &[N, C], 2));
+    let mut dx = cx.zeros(&[N, C]).unwrap();
+    dropout::add_masked(&cx, &dy, &mask, &mut dx).unwrap();
+    assert_difference(&x, dx.f32().unwrap(), dy.f32().unwrap(), |x| {
+        let x = cx.from_slice(x, &[N, C]).unwrap();
+        dropout::apply(&cx, &x, &mask).unwrap().f32().unwrap().to_vec()
+    });
 }

@@ -349,10 +349,12 @@ fn first_gradients(family: &str, micro: usize) -> Vec<f32> {
 
 #[test]
 fn gradients_do_not_depend_on_the_split_into_micro_batches() {
-    let whole = first_gradients("mistral", 4);
-    for micro in [1, 2, 3] {
-        let error = relative(&first_gradients("mistral", micro), &whole);
-        assert!(error < 1e-6, "{micro} rows at a time: {error:e}");
+    for family in ["mistral", "qwen2", "smollm2", "llama-yarn"] {
+        let whole = first_gradients(family, 4);
+        for micro in [1, 2, 3] {
+            let error = relative(&first_gradients(family, micro), &whole);
+            assert!(error < 1e-6, "{family}, {micro} rows at a time: {error:e}");
+        }
     }
 }
 
@@ -374,16 +376,25 @@ fn bits_do_not_depend_on_threads() {
 }
 
 #[test]
-fn one_sequence_changes_no_bit_of_another() {
-    let f = Fixture::read("llama", "trace");
-    let m = model(&f, F32, true, 1);
-    let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
-    let second = |first: &[u32]| {
-        let tokens = Tokens::new([(first, 0), (f.rows[1].0.as_slice(), 1)]);
-        let all = m.decoder.logits(&m.cx, &m.arena, &rope, &tokens).unwrap();
-        all.to_f32().unwrap()[first.len() * 128..].to_vec()
-    };
-    assert_eq!(second(&[5, 6, 7, 8]), second(&[90, 91, 92, 93]));
+fn one_sequence_changes_no_logit_of_another() {
+    for family in ["llama", "mistral", "qwen2"] {
+        let f = Fixture::read(family, "trace");
+        let m = model(&f, F32, true, 1);
+        let rope = m.decoder.rope_table(&m.cx, 256).unwrap();
+        let own = f.rows[1].0.as_slice();
+        // The logits of `own` after one sequence and before another.
+        let between = |first: &[u32], last: &[u32]| {
+            let tokens = Tokens::new([(first, 0), (own, 1), (last, 2)]);
+            let all = m.decoder.logits(&m.cx, &m.arena, &rope, &tokens).unwrap();
+            let at = first.len() * 128..(first.len() + own.len()) * 128;
+            all.to_f32().unwrap()[at].to_vec()
+        };
+        let same = between(&[5, 6, 7, 8], &[9, 9]);
+        assert_eq!(between(&[90, 91, 92, 93], &[9, 8]), same, "{family}: other ids");
+        // Other lengths cut products elsewhere: the same up to rounding.
+        let error = relative(&between(&[90, 91], &[1, 2, 3, 4, 5, 6, 7]), &same);
+        assert!(error < 1e-6, "{family}: other lengths: {error:e}");
+    }
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! [`families`] maps each architecture to a [`DecoderSpec`]; [`Decoder`] runs whatever the spec says. Forward passes keep what the
 //! hand-written backward passes need and nothing else: the wide tensors that are cheap to compute again (norm outputs, the SwiGLU
 //! product) are computed again.
+//!
+//! [`crate::optim::Arena`] stands below the model rather than above it: a linear layer names the slices of its adapter and adds their
+//! gradients where they lie, so that no gradient is copied. The optimizer itself knows nothing of models.
 
 pub mod batch;
 pub mod cache;

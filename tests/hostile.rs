@@ -1,0 +1,139 @@
+//! The real binary with files that someone broke: adapters, tokenizers, weights.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod common;
+
+use common::*;
+use std::process::{Command, Output};
+
+/// An adapter of the bundled model, to be damaged.
+fn adapter(home: &Home) -> String {
+    home.smoke(&["--train.max_steps", "1"]);
+    home.text("out/final")
+}
+
+fn answer(adapter: &str) -> Output {
+    let model = "configs/smoke/model";
+    vft(&["generate", "--base", model, "--adapter", adapter, "--prompt", "a", "--device", "cpu"])
+}
+
+fn with_setting(from: &str, to: &str) -> Output {
+    let home = Home::new();
+    let dir = adapter(&home);
+    let file = home.path("out/final/adapter_config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(&file, text.replace(from, to)).unwrap();
+    answer(&dir)
+}
+
+#[test]
+fn an_adapter_on_a_changed_base_is_refused() {
+    let output = with_setting("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"");
+    assert_refused(&output, &["adapter_config.json", "`init_lora_weights` is \"pissa\""]);
+}
+
+#[test]
+fn an_adapter_that_repeats_layers_is_refused() {
+    let output = with_setting("\"layer_replication\": null", "\"layer_replication\": [[0, 2]]");
+    assert_refused(&output, &["adapter_config.json", "`layer_replication`"]);
+}
+
+#[test]
+fn an_adapter_without_tensors_is_refused() {
+    let home = Home::new();
+    let dir = adapter(&home);
+    let mut empty = 2u64.to_le_bytes().to_vec();
+    empty.extend(b"{}");
+    std::fs::write(home.path("out/final/adapter_model.safetensors"), empty).unwrap();
+    assert_refused(&answer(&dir), &["adapter_model.safetensors", "no adapter tensors"]);
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused() {
+    let home = Home::new();
+    let dir = adapter(&home);
+    let model = home.model();
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let wide = config.replace("\"intermediate_size\": 192", "\"intermediate_size\": 128");
+    std::fs::write(model.join("config.json"), wide).unwrap();
+    shrink(&model.join("model.safetensors"));
+    let base = home.text("model");
+    let output =
+        vft(&["generate", "--base", &base, "--adapter", &dir, "--prompt", "a", "--device", "cpu"]);
+    assert_refused(&output, &["out/final", "another base model"]);
+}
+
+/// Cuts every dimension of 192 to 128: the weights of a narrower model.
+fn shrink(file: &std::path::Path) {
+    let bytes = std::fs::read(file).unwrap();
+    let views = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut parts = Vec::new();
+    for (name, view) in views.tensors() {
+        let shape: Vec<usize> =
+            view.shape().iter().map(|n| if *n == 192 { 128 } else { *n }).collect();
+        let bytes = shape.iter().product::<usize>() * 2;
+        parts.push((name, shape, view.data()[..bytes].to_vec()));
+    }
+    let views = parts.iter().map(|(name, shape, data)| {
+        let dtype = safetensors::Dtype::BF16;
+        (name, safetensors::tensor::TensorView::new(dtype, shape.clone(), data).unwrap())
+    });
+    std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn a_missing_weight_file_is_named() {
+    let home = Home::new();
+    std::fs::remove_file(home.model().join("model.safetensors")).unwrap();
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["no model.safetensors", "safetensors weights"]);
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    let home = Home::new();
+    let model = home.model();
+    std::fs::remove_file(model.join("model.safetensors")).unwrap();
+    let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
+    std::fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["model-00001-of-00002.safetensors"]);
+}
+
+#[test]
+fn a_tokenizer_that_breaks_its_reader_is_refused() {
+    let home = Home::new();
+    let file = home.model().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    json["normalizer"] = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    std::fs::write(&file, json.to_string()).unwrap();
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["tokenizer.json", "is no tokenizer"]);
+}
+
+#[test]
+fn a_pipe_in_place_of_data_is_refused() {
+    let home = Home::new();
+    let pipe = home.text("rows.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert_refused(&home.smoke(&["--data.path", &pipe]), &["rows.jsonl", "no regular file"]);
+}
+
+#[test]
+fn two_shapes_in_one_row_are_refused() {
+    let home = Home::new();
+    let row = r#"{"instruction": "a", "output": "b", "input_ids": [5], "labels": [5]}"#;
+    let data = home.write("rows.jsonl", row);
+    assert_refused(&home.smoke(&["--data.path", &data]), &["rows.jsonl:1", "more than one of"]);
+}
+
+#[test]
+fn a_run_that_failed_before_its_first_step_leaves_the_place_free() {
+    let home = Home::new();
+    let data = home.write("rows.jsonl", r#"{"instruction": "a", "output": 7}"#);
+    home.smoke(&["--data.path", &data]);
+    let again = home.smoke(&["--train.max_steps", "1"]);
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+}
