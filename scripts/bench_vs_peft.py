@@ -1,7 +1,7 @@
 """vft against transformers + PEFT on the CPU: one random-weight SmolLM2-135M-shaped model, the same token ids, in turns.
 
 usage: python scripts/bench_vs_peft.py VFT_BINARY [--rounds 3] [--precision 32-true] [--quantize null]
-       (torch, transformers, peft; about two minutes a round)
+       (torch, transformers, peft, for NF4 bitsandbytes; one to two minutes a round)
 LoRA r 8 on all linear layers but the head, 2 x 256 tokens a step, 8 steps; medians over steps after the second.
 """
 import argparse, json, os, platform, statistics, subprocess, sys, tempfile
@@ -12,7 +12,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 model, rows, dtype = sys.argv[1], [json.loads(l)["input_ids"] for l in open(sys.argv[2])], getattr(torch, sys.argv[3])
-m = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=dtype), LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+kw = {}
+if sys.argv[4] != "null":
+    from transformers import BitsAndBytesConfig
+    kw["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=sys.argv[4].endswith("dq"), bnb_4bit_compute_dtype=dtype)
+m = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **kw), LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")).train()
 m.config.use_cache = False
 params = [p for p in m.parameters() if p.requires_grad]
 opt = torch.optim.AdamW(params, lr=2e-4)
@@ -53,9 +57,9 @@ def main():
         results = []
         for i in range(a.rounds):
             dtype = "float32" if a.precision == "32-true" else "bfloat16"
-            peer = json.loads(subprocess.run([sys.executable, "-c", PEER, model, data, dtype], check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            peer = json.loads(subprocess.run([sys.executable, "-c", PEER, model, data, dtype, a.quantize], check=True, capture_output=True, text=True).stdout.splitlines()[-1])
             out = f"{home}/out{i}"
-            keys = dict(checkpoint_dir=model, out_dir=out, precision=a.precision, quantize=a.quantize, lora_r=8, lora_alpha=16, lora_dropout=0, lora_target_modules="all-linear", data="JSON")
+            keys = dict(checkpoint_dir=model, out_dir=out, device="cpu", precision=a.precision, quantize=a.quantize, lora_r=8, lora_alpha=16, lora_dropout=0, lora_target_modules="all-linear", data="JSON")
             keys |= {"data.path": data, "data.val_split_fraction": 0, "train.global_batch_size": 2, "train.micro_batch_size": 2, "train.epochs": 1, "train.lr_warmup_steps": 0, "train.shuffle": "false", "optimizer.lr": 2e-4}
             subprocess.run([a.vft, "finetune", *[x for k, v in keys.items() for x in (f"--{k}", str(v))]], check=True, stderr=subprocess.DEVNULL)
             steps = [json.loads(l) for l in open(f"{out}/metrics.jsonl")]

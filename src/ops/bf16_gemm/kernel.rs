@@ -30,6 +30,48 @@ pub(super) fn supported() -> bool {
     false
 }
 
+/// Σ aᵢbᵢ of two rows of one length, in f32.
+///
+/// # Safety
+/// The processor must have what [`supported`] asks for.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn dot(a: &[bf16], b: &[bf16]) -> f32 {
+    use std::arch::x86_64::*;
+    let n = a.len().min(b.len());
+    // SAFETY: whole vectors end before n; the last is masked to it.
+    unsafe {
+        let load = |p: *const half::bf16| -> __m512bh {
+            std::mem::transmute(_mm512_loadu_si512(p.cast()))
+        };
+        let mut sums = [_mm512_setzero_ps(); 4];
+        let mut i = 0;
+        while i + 128 <= n {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let (a, b) = (a.as_ptr().add(i + v * 32), b.as_ptr().add(i + v * 32));
+                *sum = _mm512_dpbf16_ps(*sum, load(a), load(b));
+            }
+            i += 128;
+        }
+        while i < n {
+            let left = (n - i).min(32);
+            let mask = (u64::MAX >> (64 - left)) as __mmask32;
+            let part = |p: *const half::bf16| -> __m512bh {
+                std::mem::transmute(_mm512_maskz_loadu_epi16(mask, p.cast()))
+            };
+            sums[0] = _mm512_dpbf16_ps(sums[0], part(a.as_ptr().add(i)), part(b.as_ptr().add(i)));
+            i += left;
+        }
+        let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+        _mm512_reduce_add_ps(sum)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn dot(_: &[bf16], _: &[bf16]) -> f32 {
+    0.0
+}
+
 /// Runs all rows of the tiles against the panel into `c`, whose rows lie `c_stride` elements apart.
 ///
 /// # Safety

@@ -21,6 +21,9 @@ const WIDTH: usize = 48;
 /// Pairs of the inner dimension that a panel holds: 48 × 1024 words are 192 KiB, a part of the L2 cache.
 const DEPTH: usize = 1024;
 
+/// Rows up to which a product is made of dot products.
+const FEW: usize = 4;
+
 /// Whether products run in bf16 here: the processor has the instructions, unless `VFT_CPU` says otherwise (`avx512bf16` or `f32`).
 ///
 /// # Errors
@@ -104,6 +107,9 @@ impl<'a> Target<'a> {
 /// # Errors
 /// When the shapes disagree.
 pub fn forward(x: &Operand, w: Matrix<'_>, y: Target<'_>) -> Result<()> {
+    if x.rows <= FEW && w.cols == x.cols && !y.add {
+        return few(x, w, y);
+    }
     run(x, w.cols, w.rows, y, |panel, columns, pairs| {
         panel::of_rows(panel, w.values, w.cols, columns, pairs);
     })
@@ -120,6 +126,28 @@ pub fn backward(dy: &Operand, skip: usize, w: Matrix<'_>, dx: Target<'_>) -> Res
     run_from(dy, skip, w.rows, w.cols, dx, |panel, columns, pairs| {
         panel::of_columns(panel, w.values, w.cols, w.rows, columns, pairs);
     })
+}
+
+/// As [`forward`] for so few rows that laying out panels would be the work: each row of W is read once, against all of them.
+fn few(x: &Operand, w: Matrix<'_>, y: Target<'_>) -> Result<()> {
+    let (rows, out, stride) = (x.rows, w.rows, x.values.cols());
+    if y.values.len() != rows * y.cols || y.first + out > y.cols {
+        bail!("bf16 product: {rows} x {out} do not fit the target");
+    }
+    let values = x.values.bf16()?;
+    let shared = Shared(y.values.as_mut_ptr(), y.values.len());
+    w.values.par_chunks(w.cols * 16).enumerate().for_each(|(i, block)| {
+        for (j, w) in block.chunks(w.cols).enumerate() {
+            for r in 0..rows {
+                // SAFETY: an `Operand` exists only where the processor has the instructions.
+                let sum = unsafe { kernel::dot(&values[r * stride..][..w.len()], w) };
+                let at = shared.at(r * y.cols + y.first + i * 16 + j);
+                // SAFETY: inside the target (checked); this task alone writes column i·16 + j.
+                unsafe { *at = sum };
+            }
+        }
+    });
+    Ok(())
 }
 
 thread_local! {
