@@ -24,6 +24,7 @@ pub mod pool;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+mod shared;
 pub mod simd;
 pub mod swiglu;
 pub mod weight;

@@ -10,6 +10,7 @@
 mod kernel;
 mod panel;
 
+use super::shared::Shared;
 use super::{Buf, Cx, simd};
 use candle_core::{Result, bail};
 use half::bf16;
@@ -135,7 +136,7 @@ fn few(x: &Operand, w: Matrix<'_>, y: Target<'_>) -> Result<()> {
         bail!("bf16 product: {rows} x {out} do not fit the target");
     }
     let values = x.values.bf16()?;
-    let shared = Shared(y.values.as_mut_ptr(), y.values.len());
+    let shared = Shared::new(y.values);
     w.values.par_chunks(w.cols * 16).enumerate().for_each(|(i, block)| {
         for (j, w) in block.chunks(w.cols).enumerate() {
             for r in 0..rows {
@@ -178,7 +179,7 @@ fn run_from(
         bail!("bf16 product: {rows} x {out} do not fit the target");
     }
     let (values, stride) = (x.values.bf16()?, x.values.cols());
-    let shared = Shared(c.values.as_mut_ptr(), c.values.len());
+    let shared = Shared::new(c.values);
     (0..out.div_ceil(WIDTH)).into_par_iter().for_each(|p| {
         let columns = p * WIDTH..((p + 1) * WIDTH).min(out);
         PANEL.with_borrow_mut(|panel| {
@@ -203,22 +204,6 @@ fn run_from(
         });
     });
     Ok(())
-}
-
-/// The target, of which each task writes its own columns.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32, usize);
-// SAFETY: tasks write disjoint columns; see `run_from`.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, offset: usize) -> *mut f32 {
-        assert!(offset < self.1.max(1), "a column outside the target");
-        // SAFETY: inside the target (asserted).
-        unsafe { self.0.add(offset) }
-    }
 }
 
 #[cfg(test)]
