@@ -316,6 +316,25 @@ fn selftest_passes_on_the_cpu() {
     assert!(table.contains("verdict: this device computes what it should"), "{table}");
 }
 
+#[test]
+fn a_whole_block_can_be_set_on_the_command_line() {
+    let data = "{class_path: JSON, init_args: {path: configs/smoke/data.jsonl, mask_prompt: true}}";
+    let output = vft(&[
+        "finetune",
+        "--checkpoint_dir",
+        "configs/smoke/model",
+        "--data",
+        data,
+        "--train",
+        "{epochs: 2, max_norm: 0.5}",
+        "--print_config",
+    ]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in ["mask_prompt: true", "epochs: 2", "max_norm: 0.5"] {
+        assert!(text.contains(line), "`{line}` is not in:\n{text}{}", stderr(&output));
+    }
+}
+
 // Model
 
 #[test]

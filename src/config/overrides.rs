@@ -1,6 +1,7 @@
 //! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
 
-use super::values::{Values, split_optimizer};
+use super::keys::KEYS;
+use super::values::{Values, split_block};
 use super::yaml::{self, Node, Value};
 use crate::error::Problem;
 use std::path::Path;
@@ -58,8 +59,11 @@ fn set(key: &str, text: &str, read: &mut Values) {
     {
         return read.set(style, class.clone(), None);
     }
-    if key == "optimizer.class_path" && flow {
-        return split_optimizer(None, "optimizer", &node, read);
+    // A whole block at once: `--data '{class_path: JSON, init_args: {path: rows.jsonl}}'`.
+    let block = key.strip_suffix(".class_path").unwrap_or(key);
+    let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{block}.")));
+    if is_block && matches!(node.value, Value::Map(_)) {
+        return split_block(None, block, &node, read);
     }
     read.set(key, node, None);
 }

@@ -191,11 +191,11 @@ pub(super) fn whole(text: &str, least: i64) -> Result<usize, String> {
     Ok(n as usize)
 }
 
-/// `optimizer: {class_path, init_args}` given on the command line as one value.
-pub(super) fn split_optimizer(place: Option<Place>, prefix: &str, node: &Node, read: &mut Values) {
+/// A block given on the command line as one value: `optimizer: {class_path, init_args}`.
+pub(super) fn split_block(place: Option<Place>, prefix: &str, node: &Node, read: &mut Values) {
     let Value::Map(items) = &node.value else { return read.set(prefix, node.clone(), place) };
     for (key, value) in items {
-        split_optimizer(place.clone(), &format!("{prefix}.{}", key.name), value, read);
+        split_block(place.clone(), &format!("{prefix}.{}", key.name), value, read);
     }
 }
 
