@@ -11,6 +11,8 @@
 #[cfg_attr(feature = "cuda", path = "driver.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "absent.rs")]
 mod driver;
+#[cfg(feature = "cuda")]
+mod open;
 mod product;
 
 pub use driver::Gpu;

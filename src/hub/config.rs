@@ -4,37 +4,10 @@
 //! all of them inside `rope_parameters`. Both are read; a model with neither is refused, because a guessed base would train a
 //! different model without a word.
 
+use super::rope::{self, RopeScaling};
 use crate::error::{Problem, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-/// How rotary frequencies are stretched; fields as in `config.json`.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "fields carry the names of transformers' rope parameters")]
-pub enum RopeScaling {
-    /// Plain frequencies.
-    Default,
-    /// All frequencies divided by the factor.
-    Linear { factor: f64 },
-    /// Llama 3.1's: long wavelengths divided, short ones kept, smooth between.
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_max_position_embeddings: usize,
-    },
-    /// YaRN, arXiv:2309.00071.
-    Yarn {
-        factor: f64,
-        original_max_position_embeddings: usize,
-        beta_fast: f64,
-        beta_slow: f64,
-        attention_factor: Option<f64>,
-        mscale: Option<f64>,
-        mscale_all_dim: Option<f64>,
-        truncate: bool,
-    },
-}
 
 /// The part of `config.json` that a decoder is built from; fields carry the file's names.
 #[derive(Debug, Clone)]
@@ -68,39 +41,44 @@ const LARGEST: u64 = 1 << 28;
 /// Far above any model; each layer costs names before a single tensor is looked up.
 const MOST_LAYERS: usize = 4096;
 
-struct Reader<'a> {
-    path: &'a Path,
-    json: &'a Value,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) json: &'a Value,
 }
 
 impl Reader<'_> {
-    fn problem(&self, message: String) -> Problem {
+    pub(super) fn problem(&self, message: String) -> Problem {
         Problem::in_file(self.path, message)
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.json.get(key).filter(|v| !v.is_null())
     }
 
-    fn opt<T>(&self, key: &str, want: &str, f: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn opt<T>(
+        &self,
+        key: &str,
+        want: &str,
+        f: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         let read = |v| f(v).ok_or_else(|| self.problem(format!("`{key}` is {v}; expected {want}")));
         Ok(self.get(key).map(read).transpose()?)
     }
 
-    fn opt_size(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn opt_size(&self, key: &str) -> Result<Option<usize>> {
         let size = |v: &Value| v.as_u64().filter(|n| (1..=LARGEST).contains(n)).map(|n| n as usize);
         self.opt(key, "a positive integer of plausible size", size)
     }
 
-    fn size(&self, key: &str) -> Result<usize> {
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
         Ok(self.opt_size(key)?.ok_or_else(|| self.problem(format!("`{key}` is missing")))?)
     }
 
-    fn opt_number(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn opt_number(&self, key: &str) -> Result<Option<f64>> {
         self.opt(key, "a finite number", |v| v.as_f64().filter(|x| x.is_finite()))
     }
 
-    fn positive(&self, key: &str) -> Result<f64> {
+    pub(super) fn positive(&self, key: &str) -> Result<f64> {
         let x = self.opt_number(key)?;
         let x = x.ok_or_else(|| self.problem(format!("`{key}` is missing")))?;
         if x > 0.0 {
@@ -110,7 +88,7 @@ impl Reader<'_> {
         }
     }
 
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.opt(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 }
@@ -174,7 +152,7 @@ impl HfConfig {
                 .problem(format!("`num_hidden_layers` is {layers}; at most {MOST_LAYERS}"))
                 .into());
         }
-        let (rope_theta, rope_scaling) = rope(&r, context)?;
+        let (rope_theta, rope_scaling) = rope::read(&r, context)?;
         // Qwen2 has the window off unless it says otherwise.
         let windowed = r.flag("use_sliding_window", architecture != "Qwen2ForCausalLM")?;
         Ok(Self {
@@ -200,74 +178,6 @@ impl HfConfig {
             rope_scaling,
         })
     }
-}
-
-/// Whether the file says that an older transformers wrote it.
-fn written_before(r: &Reader<'_>, major: u64, minor: u64) -> bool {
-    let version = r.get("transformers_version").and_then(Value::as_str).unwrap_or_default();
-    let mut parts = version.split('.').map(|p| p.parse::<u64>().ok());
-    matches!((parts.next(), parts.next()), (Some(Some(a)), Some(Some(b))) if (a, b) < (major, minor))
-}
-
-fn rope(top: &Reader<'_>, context: usize) -> Result<(f64, RopeScaling)> {
-    let null = Value::Null;
-    let nested = top.get("rope_parameters");
-    let scaling = nested.or_else(|| top.get("rope_scaling"));
-    let r = Reader { path: top.path, json: scaling.unwrap_or(&null) };
-    let theta = match (r.opt_number("rope_theta")?, top.opt_number("rope_theta")?) {
-        (Some(x), _) | (None, Some(x)) if x > 1.0 => x,
-        // Before 4.33 Llama's base was fixed and not written down.
-        (None, None) if written_before(top, 4, 33) => 10_000.0,
-        (None, None) => {
-            let hint = "add it as the model's authors give it, for example 10000.0";
-            let message = "`rope_theta` is missing, at the top level and in `rope_parameters`";
-            return Err(top.problem(message.into()).hint(hint).into());
-        }
-        (x, y) => {
-            let x = x.or(y).unwrap_or_default();
-            return Err(top.problem(format!("`rope_theta` is {x}; expected > 1")).into());
-        }
-    };
-    if scaling.is_none() {
-        return Ok((theta, RopeScaling::Default));
-    }
-    let name = |key| r.opt(key, "a name", |v: &Value| v.as_str().map(str::to_owned));
-    let kind = name("rope_type")?.or(name("type")?).unwrap_or_else(|| "default".into());
-    let original = r.opt_size("original_max_position_embeddings")?;
-    if r.opt_number("partial_rotary_factor")?
-        .or(top.opt_number("partial_rotary_factor")?)
-        .is_some_and(|f| f != 1.0)
-    {
-        return Err(top
-            .problem("`partial_rotary_factor` other than 1 is not supported".into())
-            .into());
-    }
-    let scaling = match kind.as_str() {
-        "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear { factor: r.positive("factor")? },
-        "llama3" => RopeScaling::Llama3 {
-            factor: r.positive("factor")?,
-            low_freq_factor: r.positive("low_freq_factor")?,
-            high_freq_factor: r.positive("high_freq_factor")?,
-            original_max_position_embeddings: r.size("original_max_position_embeddings")?,
-        },
-        "yarn" => RopeScaling::Yarn {
-            factor: r.positive("factor")?,
-            original_max_position_embeddings: original.unwrap_or(context),
-            beta_fast: r.opt_number("beta_fast")?.unwrap_or(32.0),
-            beta_slow: r.opt_number("beta_slow")?.unwrap_or(1.0),
-            attention_factor: r.opt_number("attention_factor")?,
-            mscale: r.opt_number("mscale")?,
-            mscale_all_dim: r.opt_number("mscale_all_dim")?,
-            truncate: r.flag("truncate", true)?,
-        },
-        other => {
-            let message = format!("rope type `{other}` is not supported");
-            let hint = "supported are default, linear, llama3 and yarn";
-            return Err(top.problem(message).hint(hint).into());
-        }
-    };
-    Ok((theta, scaling))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-// Whole rows and single elements: look-up, gather and scatter, sums, casts.
+// Whole rows and single elements: look-up, gather and scatter, sums.
 
 // y[i] = table[ids[i]], (n, c).
 KERNEL(gather)(T *y, const T *table, const u32 *ids, u64 n, int c) {
@@ -22,16 +22,4 @@ KERNEL(add)(T *y, const T *x, u64 n) {
 KERNEL(add_bias)(T *y, const float *b, u64 n, int c) {
   u64 i = element();
   if (i < n * c) narrow(widen(y[i]) + b[i % c], y[i]);
-}
-
-// out = in, rounded to T.
-KERNEL(narrow_all)(T *out, const float *in, u64 n) {
-  u64 i = element();
-  if (i < n) narrow(in[i], out[i]);
-}
-
-// out = in as f32.
-KERNEL(widen_all)(float *out, const T *in, u64 n) {
-  u64 i = element();
-  if (i < n) out[i] = widen(in[i]);
 }

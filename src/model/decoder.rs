@@ -170,7 +170,7 @@ impl Decoder {
             return Ok(Some("model.embed_tokens".into()));
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(pass, arena, x)?.0;
+            x = layer.output(pass, arena, x, None)?;
             if broken(&x)? {
                 return Ok(Some(format!("model.layers.{i}")));
             }
@@ -191,7 +191,7 @@ impl Decoder {
     fn hidden(&self, pass: Pass<'_>, arena: &Arena) -> Result<Buf> {
         let mut x = embedding::forward(pass.cx, &self.embed, &pass.rows.ids)?;
         for layer in &self.layers {
-            x = layer.forward(pass, arena, x)?.0;
+            x = layer.output(pass, arena, x, None)?;
         }
         self.final_norm(pass.cx, &x)
     }
@@ -281,7 +281,7 @@ impl Decoder {
         let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout: None };
         let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
-            x = layer.decode(pass, arena, x, cache)?;
+            x = layer.output(pass, arena, x, Some(cache))?;
         }
         let last = rows::gather(cx, &x, &Mirror::new(cx, vec![ids.len() as u32 - 1])?)?;
         let h = self.final_norm(cx, &last)?;

@@ -11,7 +11,7 @@ use super::DecoderSpec;
 use super::batch::Rows;
 use super::cache::LayerCache;
 use super::linear::{Dropout, Linear};
-use crate::ops::attention::{self, Heads};
+use crate::ops::attention;
 use crate::ops::rope::{self, Turn};
 use crate::ops::{Buf, Cx, Vector, rms_norm, rows, swiglu};
 use crate::optim::Arena;
@@ -55,12 +55,6 @@ pub struct Pass<'a> {
     pub dropout: Option<Dropout<'a>>,
 }
 
-impl Pass<'_> {
-    fn heads(&self) -> Heads {
-        self.spec.attention()
-    }
-}
-
 /// What a layer keeps between its passes.
 pub struct Saved {
     x: Buf,
@@ -78,12 +72,54 @@ pub struct Saved {
     u: [Option<Buf>; 7],
 }
 
+impl Saved {
+    /// In the dtype that activations are kept in.
+    fn pack(self, cx: &Cx) -> Result<Self> {
+        Ok(Self {
+            x: cx.pack(self.x)?,
+            q: cx.pack(self.q)?,
+            k: cx.pack(self.k)?,
+            v: cx.pack(self.v)?,
+            o: cx.pack(self.o)?,
+            x2: cx.pack(self.x2)?,
+            gate: cx.pack(self.gate)?,
+            up: cx.pack(self.up)?,
+            ..self
+        })
+    }
+}
+
 impl Layer {
     /// The layer's output (N, C) and what the backward pass needs.
     ///
     /// # Errors
     /// When the shapes disagree.
     pub fn forward(&self, p: Pass<'_>, arena: &Arena, x: Buf) -> Result<(Buf, Saved)> {
+        let (y, saved) = self.pass(p, arena, x, None)?;
+        Ok((y, saved.pack(p.cx)?))
+    }
+
+    /// The layer's output alone; with a cache, for new tokens of one sequence whose earlier keys and values lie in it.
+    ///
+    /// # Errors
+    /// When the shapes disagree or the cache is full.
+    pub fn output(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x: Buf,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Buf> {
+        Ok(self.pass(p, arena, x, cache)?.0)
+    }
+
+    fn pass(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x: Buf,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Buf, Saved)> {
         let (cx, drop) = (p.cx, p.dropout);
         let (mut h, r1) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
         cx.round(&mut h)?;
@@ -95,7 +131,15 @@ impl Layer {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
             cx.round(x)?;
         }
-        let (mut o, lse) = attention::forward(cx, &q, &k, &v, &p.rows.sight, p.heads())?;
+        let (keys, values) = match cache {
+            Some(cache) => {
+                cache.append(&k, &v)?;
+                (cache.k(), cache.v())
+            }
+            None => (&k, &v),
+        };
+        let sight = &p.rows.sight;
+        let (mut o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
         cx.round(&mut o)?;
         let (mut x2, uo) = self.o.forward(cx, arena, &o, drop)?;
         rows::add(cx, &mut x2, &x)?;
@@ -110,21 +154,8 @@ impl Layer {
         let (mut y, ud) = self.down.forward(cx, arena, &h, drop)?;
         rows::add(cx, &mut y, &x2)?;
         cx.round(&mut y)?;
-        let saved = Saved {
-            x: cx.pack(x)?,
-            r1,
-            q: cx.pack(q)?,
-            k: cx.pack(k)?,
-            v: cx.pack(v)?,
-            o: cx.pack(o)?,
-            lse,
-            x2: cx.pack(x2)?,
-            r2,
-            gate: cx.pack(gate)?,
-            up: cx.pack(up)?,
-            u: [uq, uk, uv, uo, ug, uu, ud],
-        };
-        Ok((y, saved))
+        let u = [uq, uk, uv, uo, ug, uu, ud];
+        Ok((y, Saved { x, r1, q, k, v, o, lse, x2, r2, gate, up, u }))
     }
 
     /// Turns dy (N, C) into dx and adds the adapters' gradients to the arena; `None` for dx when `first` (nothing before the
@@ -178,7 +209,7 @@ impl Layer {
         let (q, k, v) = (cx.unpack(s.q)?, cx.unpack(s.k)?, cx.unpack(s.v)?);
         let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &s.lse };
         let (mut dq, mut dk, mut dv) =
-            attention::backward(cx, &saved, &do_, &p.rows.sight, p.heads())?;
+            attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
         drop_now((q, k, v, o, do_));
         for x in [&mut dq, &mut dk] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
@@ -198,46 +229,6 @@ impl Layer {
         rms_norm::backward(cx, &dh, &x, &self.norm1, &s.r1, &mut dx)?;
         cx.round(&mut dx)?;
         Ok(Some(dx))
-    }
-
-    /// The layer's output for new tokens of one sequence, whose earlier keys and values lie in `cache`.
-    ///
-    /// # Errors
-    /// When the shapes disagree or the cache is full.
-    pub fn decode(
-        &self,
-        p: Pass<'_>,
-        arena: &Arena,
-        x: Buf,
-        cache: &mut LayerCache,
-    ) -> Result<Buf> {
-        let cx = p.cx;
-        let (mut h, _) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
-        cx.round(&mut h)?;
-        let (mut q, _) = self.q.forward(cx, arena, &h, None)?;
-        let (mut k, _) = self.k.forward(cx, arena, &h, None)?;
-        let (v, _) = self.v.forward(cx, arena, &h, None)?;
-        for x in [&mut q, &mut k] {
-            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
-            cx.round(x)?;
-        }
-        cache.append(&k, &v)?;
-        let (mut o, _) =
-            attention::forward(cx, &q, cache.k(), cache.v(), &p.rows.sight, p.heads())?;
-        cx.round(&mut o)?;
-        let (mut x2, _) = self.o.forward(cx, arena, &o, None)?;
-        rows::add(cx, &mut x2, &x)?;
-        cx.round(&mut x2)?;
-        let (mut h, _) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
-        cx.round(&mut h)?;
-        let (gate, _) = self.gate.forward(cx, arena, &h, None)?;
-        let (up, _) = self.up.forward(cx, arena, &h, None)?;
-        let mut h = swiglu::forward(cx, &gate, &up)?;
-        cx.round(&mut h)?;
-        let (mut y, _) = self.down.forward(cx, arena, &h, None)?;
-        rows::add(cx, &mut y, &x2)?;
-        cx.round(&mut y)?;
-        Ok(y)
     }
 }
 

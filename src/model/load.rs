@@ -13,6 +13,7 @@ use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
 use crate::hub::safetensors::{Checkpoint, MappedTensor};
 use crate::ops::attention::MOST_CHANNELS;
+use crate::ops::cx::rounded;
 use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
 use crate::ops::weight::Weight;
 use crate::ops::{Cx, Vector};
@@ -20,7 +21,7 @@ use crate::optim::Arena;
 use crate::quant;
 use anyhow::{Context, Result};
 use candle_core::DType;
-use half::{bf16, f16};
+use half::bf16;
 use safetensors::Dtype;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,10 +165,9 @@ impl Loader<'_> {
     }
 
     fn round(&self, values: &mut [f32]) {
-        match self.cx.compute() {
-            DType::BF16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-            DType::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-            _ => {}
+        let dtype = self.cx.compute();
+        if dtype != DType::F32 {
+            values.iter_mut().for_each(|v| *v = rounded(*v, dtype));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! transformers v5.23 `modeling_rope_utils.py` · YaRN: Peng et al. 2023, arXiv:2309.00071
 
 use super::spec::DecoderSpec;
-use crate::hub::config::RopeScaling;
+use crate::hub::rope::RopeScaling;
 use std::f64::consts::PI;
 
 /// Inverse frequencies (D/2) and the factor on cos and sin.

@@ -1,6 +1,6 @@
 //! What a decoder looks like, as data.
 
-use crate::hub::config::RopeScaling;
+use crate::hub::rope::RopeScaling;
 use crate::ops::attention::Heads;
 
 /// A pre-norm decoder with RMSNorm, rotary embedding, grouped query attention and SwiGLU.

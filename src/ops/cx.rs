@@ -331,3 +331,12 @@ fn sizes(shape: &[usize], tokens: usize) -> Result<(usize, usize)> {
     }
     Ok((len, capacity.max(1)))
 }
+
+/// `x` as the dtype holds it.
+pub fn rounded(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => bf16::from_f32(x).to_f32(),
+        DType::F16 => f16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}

@@ -1,9 +1,9 @@
-//! What a check is made of: fresh random inputs, an error, a limit, a rate.
+//! What a check is made of: fresh random inputs, an error, a limit; and how something is timed.
 
 use crate::ops::Cx;
+use crate::ops::cx::rounded;
 use crate::ops::philox::{philox4x32, unit};
 use candle_core::{DType, Result};
-use half::{bf16, f16};
 use std::time::Instant;
 
 /// One line of the table.
@@ -17,17 +17,6 @@ pub struct Line {
     pub error: f64,
     /// The error that is allowed.
     pub limit: f64,
-    /// The achieved rate, where it was measured.
-    pub rate: Option<Rate>,
-}
-
-/// A rate and what limits it.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    /// Operations or bytes per second.
-    pub per_second: f64,
-    /// Whether these are floating-point operations (else bytes).
-    pub flops: bool,
 }
 
 impl Line {
@@ -53,7 +42,7 @@ impl Inputs {
     /// `n` values in −1..1 that the compute dtype holds exactly.
     pub fn values(&mut self, n: usize) -> Vec<f32> {
         let dtype = self.dtype;
-        self.wide(n).into_iter().map(|x| round(x, dtype)).collect()
+        self.wide(n).into_iter().map(|x| rounded(x, dtype)).collect()
     }
 
     /// `n` values in −1..1 in f32: norm weights, biases, parameters, logits.
@@ -67,15 +56,6 @@ impl Inputs {
     /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         ((self.wide(1)[0] + 1.0) / 2.0 * n as f32) as usize % n
-    }
-}
-
-/// `x` as the dtype holds it.
-pub fn round(x: f32, dtype: DType) -> f32 {
-    match dtype {
-        DType::BF16 => bf16::from_f32(x).to_f32(),
-        DType::F16 => f16::from_f32(x).to_f32(),
-        _ => x,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::case::{Inputs, Line, error, limit};
 use super::reference;
 use crate::ops::attention::{self, Heads, Saved, Sight, Span};
+use crate::ops::cx::rounded;
 use crate::ops::dropout::{self, Mask};
 use crate::ops::lora::{self, Factors};
 use crate::ops::rope::{self, Turn};
@@ -59,7 +60,7 @@ impl<'a> Checks<'a> {
 
     fn check(&mut self, what: &str, shape: String, ours: &[f32], theirs: &[f64]) {
         let limit = limit(self.cx);
-        let line = Line { what: what.into(), shape, error: error(ours, theirs), limit, rate: None };
+        let line = Line { what: what.into(), shape, error: error(ours, theirs), limit };
         self.lines.push(line);
     }
 
@@ -144,7 +145,6 @@ impl<'a> Checks<'a> {
             shape: format!("{N} x {C} x {OUT}"),
             error: error(&y.to_f32()?, &theirs),
             limit: 1e-5,
-            rate: None,
         };
         self.lines.push(line);
         Ok(())
@@ -157,7 +157,7 @@ impl<'a> Checks<'a> {
         let weight = Weight::nf4(packed, self.cx.compute(), rows, cols)?.to_device(self.cx)?;
         let what = if nested { "nf4-dq" } else { "nf4" };
         let values: Vec<f32> =
-            exact.iter().map(|v| super::case::round(*v as f32, self.cx.compute())).collect();
+            exact.iter().map(|v| rounded(*v as f32, self.cx.compute())).collect();
         self.product(&format!("{what} linear"), &weight, &values, false)
     }
 
@@ -338,7 +338,7 @@ impl<'a> Checks<'a> {
         let want = g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         let shape = format!("{n}");
         let mut line = |what: &str, error: f64, limit: f64| {
-            let line = Line { what: what.into(), shape: shape.clone(), error, limit, rate: None };
+            let line = Line { what: what.into(), shape: shape.clone(), error, limit };
             self.lines.push(line);
         };
         line("gradient norm", (norm / want - 1.0).abs(), 1e-9);

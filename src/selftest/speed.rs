@@ -1,12 +1,21 @@
 //! What the heavy ops reach, beside what the machine can: large products against a plain GEMM, the rest against a copy.
 
-use super::case::{Inputs, Rate, seconds};
+use super::case::{Inputs, seconds};
 use crate::ops::attention::{self, Heads, Saved, Sight, Span};
 use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, rows, swiglu};
 use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::quant;
 use candle_core::{DType, Result};
+
+/// A rate and what limits it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Operations or bytes per second.
+    pub per_second: f64,
+    /// Whether these are floating-point operations (else bytes).
+    pub flops: bool,
+}
 
 /// One measurement.
 #[derive(Debug, Clone)]

@@ -1,13 +1,14 @@
 //! Whole training steps against the same steps in f32 on the CPU: a small decoder with random weights, dropout, clipping, AdamW.
 
-use super::case::{Inputs, Line, round};
+use super::case::{Inputs, Line};
 use crate::adapters::LoraConfig;
-use crate::hub::config::RopeScaling;
+use crate::hub::rope::RopeScaling;
 use crate::model::decoder::Labels;
 use crate::model::layer::Layer;
 use crate::model::linear::{Draw, Linear};
 use crate::model::load::{AdapterTensors, Nf4, attach};
 use crate::model::{Decoder, DecoderSpec, Tokens, rope};
+use crate::ops::cx::rounded;
 use crate::ops::{Cx, Vector, Weight};
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::arena::clip_factor;
@@ -62,7 +63,6 @@ pub fn check(cx: &Cx, training: Training) -> Result<Vec<Line>> {
         shape: format!("{STEPS} steps, 2 layers"),
         error,
         limit,
-        rate: None,
     };
     Ok(vec![
         line("loss", worst, loss),
@@ -100,7 +100,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn values(&mut self, n: usize) -> Vec<f32> {
         let dtype = self.training.weights;
-        self.inputs.wide(n).into_iter().map(|w| round(w * 0.15, dtype)).collect()
+        self.inputs.wide(n).into_iter().map(|w| rounded(w * 0.15, dtype)).collect()
     }
 
     fn dense(&mut self, rows: usize, cols: usize) -> Result<Arc<Weight>> {

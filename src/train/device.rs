@@ -120,7 +120,8 @@ pub fn describe(cx: &Cx) -> String {
         |gpu| {
             let info = gpu.info();
             let gib = info.memory as f64 / f64::from(1 << 30);
-            format!("cuda:{} ({}, {gib:.0} GiB)", info.ordinal, info.name)
+            let driver = format!("{}.{}", info.driver / 1000, info.driver % 1000 / 10);
+            format!("cuda:{} ({}, {gib:.0} GiB, driver for CUDA {driver})", info.ordinal, info.name)
         },
     )
 }

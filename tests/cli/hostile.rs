@@ -1,9 +1,5 @@
 //! The real binary with files that someone broke: adapters, tokenizers, weights.
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use std::process::{Command, Output};
 
 /// An adapter of the bundled model, to be damaged.

@@ -1,10 +1,6 @@
 //! The real binary: a whole run, and how it meets bad input.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -1,6 +1,4 @@
 //! The real binary with a home of its own.
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,0 +1,6 @@
+//! The real binary: whole runs, bad input, files that someone broke.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod common;
+mod hostile;
+mod runs;
