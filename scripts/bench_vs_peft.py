@@ -1,10 +1,11 @@
 """vft against transformers + PEFT on the CPU: one random-weight SmolLM2-135M-shaped model, the same token ids, in turns.
 
-usage: python scripts/bench_vs_peft.py VFT_BINARY [--rounds 3] [--precision 32-true] [--quantize null]
+usage: python scripts/bench_vs_peft.py VFT_BINARY [--rounds 3] [--precision 32-true] [--quantize null] [--decode]
        (torch, transformers, peft, for NF4 bitsandbytes; one to two minutes a round)
 LoRA r 8 on all linear layers but the head, 2 x 256 tokens a step, 8 steps; medians over steps after the second.
+--decode instead times 64 tokens of greedy decoding: 72 new tokens less 8, for vft as whole processes, against transformers' generate.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, tempfile
+import argparse, json, os, platform, statistics, subprocess, sys, tempfile, time
 
 PEER = r'''
 import json, resource, sys, time
@@ -30,6 +31,16 @@ for s in range(len(rows) // 2):
 times = sorted(times[2:])
 print(json.dumps(dict(tokens_per_s=512 / times[len(times) // 2], peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, first_loss=losses[0])))
 '''
+DECODE = r'''
+import sys, time, torch
+from transformers import AutoModelForCausalLM
+m = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+def run(n):
+    t = time.perf_counter(); m.generate(input_ids=ids, max_new_tokens=n, min_new_tokens=n, do_sample=False); return time.perf_counter() - t
+run(8)
+print(64 / (run(72) - run(8)))
+'''
 MAKE = r'''
 import json, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -43,9 +54,26 @@ with open(sys.argv[2], "w") as f:
 '''
 
 
+def decode(a, model):
+    dtype = "float32" if a.precision == "32-true" else "bfloat16"
+
+    def seconds(n):
+        base = [a.vft, "generate", "--base", model, "--device", "cpu", "--raw", "--prompt", "a b c d e f", "--precision", a.precision]
+        start = time.perf_counter()
+        subprocess.run([*base, "--max-new-tokens", str(n)], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    seconds(8)
+    for i in range(a.rounds):
+        peer = float(subprocess.run([sys.executable, "-c", DECODE, model, dtype], check=True, capture_output=True, text=True).stdout)
+        vft = 64 / (seconds(72) - seconds(8))
+        print(f"| {i + 1} | {peer:.0f} | {vft:.0f} | {vft / peer:.2f} |", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("vft"); p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--decode", action="store_true")
     p.add_argument("--precision", default="32-true"); p.add_argument("--quantize", default="null")
     a = p.parse_args()
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -54,6 +82,8 @@ def main():
         subprocess.run([sys.executable, "-c", MAKE, model, data], check=True, stderr=subprocess.DEVNULL)
         for f in ("tokenizer.json", "tokenizer_config.json"):
             open(f"{model}/{f}", "w").write(open(f"{root}/configs/smoke/model/{f}").read())
+        if a.decode:
+            return decode(a, model)
         results = []
         for i in range(a.rounds):
             dtype = "float32" if a.precision == "32-true" else "bfloat16"
