@@ -9,6 +9,7 @@ use divan::counter::ItemsCount;
 use half::bf16;
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
+use vft::ops::linear::{Back, Plus};
 use vft::ops::lora::{self, Factors, Gradients, Part};
 use vft::ops::rope::{self, Turn};
 use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
@@ -58,14 +59,15 @@ const KINDS: [&str; 4] = ["f32", "bf16", "nf4", "nf4-dq"];
 fn linear_forward(bencher: Bencher<'_, '_>, kind: &str) {
     let (cx, w) = (cx(), weight(kind, F, C));
     let x = buf(&cx, N, C);
-    timed(bencher, 2 * N * C * F, || linear::forward(&cx, &x, &w, None).unwrap());
+    timed(bencher, 2 * N * C * F, || linear::forward(&cx, &x, &w, Plus::default()).unwrap());
 }
 
 #[divan::bench(args = KINDS)]
 fn linear_backward(bencher: Bencher<'_, '_>, kind: &str) {
     let (cx, w) = (cx(), weight(kind, F, C));
-    let (dy, mut dx) = (buf(&cx, N, F), buf(&cx, N, C));
-    timed(bencher, 2 * N * C * F, || linear::backward(&cx, &dy, &w, &mut dx).unwrap());
+    let dy = buf(&cx, N, F);
+    let back = Back { dy: &dy, weight: &w, low_rank: None };
+    timed(bencher, 2 * N * C * F, || linear::backward(&cx, &[back]).unwrap());
 }
 
 #[divan::bench(args = [0.0, 0.1])]
@@ -75,12 +77,12 @@ fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
     let mask = (p > 0.0).then_some(Mask { p, key: [1, 2], step: 3, tokens: &tokens });
     let (a, b) = (noise(8 * C), noise(F * 8));
     let f = Factors { a: Part::Host(&a), b: Part::Host(&b), r: 8, scale: 2.0 };
-    let (x, mut y, mut dx) = (buf(&cx, N, C), buf(&cx, N, F), buf(&cx, N, C));
+    let (x, y) = (buf(&cx, N, C), buf(&cx, N, F));
     let (mut da, mut db) = (vec![0.0; 8 * C], vec![0.0; F * 8]);
-    timed(bencher, 6 * N * 8 * (C + F), || {
-        let u = lora::forward(&cx, &x, f, mask.as_ref(), &mut y).unwrap();
+    timed(bencher, 2 * N * 8 * (2 * C + 2 * F), || {
+        let u = lora::forward(&cx, &x, f, mask.as_ref()).unwrap();
         let gradients = Gradients::Host(&mut da, &mut db);
-        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, gradients, Some(&mut dx)).unwrap();
+        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, gradients).unwrap();
     });
 }
 

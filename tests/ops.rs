@@ -4,6 +4,7 @@
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
+use vft::ops::linear::{Back, Plus};
 use vft::ops::lora::{self, Factors, Gradients, Part};
 use vft::ops::rope::{self, Turn};
 use vft::ops::{
@@ -146,20 +147,31 @@ fn swiglu_is_candles() {
     assert_close("db", b.f32().unwrap(), &grads[1]);
 }
 
+fn biased(bias: &Vector) -> Plus<'_> {
+    Plus { bias: Some(bias), ..Plus::default() }
+}
+
+fn frozen<'a>(dy: &'a Buf, weight: &'a Weight) -> Back<'a> {
+    Back { dy, weight, low_rank: None }
+}
+
+fn zeros(rows: usize, cols: usize) -> Weight {
+    Weight::from_f32(vec![0.0; rows * cols], rows, cols).unwrap()
+}
+
 #[test]
 fn linear_is_candles() {
     let cx = cx();
     let (x, dy, bias) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), vector(&cx, 37, 3));
     let w = noise(37 * C, 4);
     let weight = Weight::from_f32(w.clone(), 37, C).unwrap();
-    let y = linear::forward(&cx, &x, &weight, Some(&bias)).unwrap();
+    let y = linear::forward(&cx, &x, &weight, biased(&bias)).unwrap();
     let wt = Tensor::from_vec(w, (37, C), &Device::Cpu).unwrap();
     let bt = Tensor::from_vec(bias.to_vec(), 37, &Device::Cpu).unwrap();
     let xv = var(&x);
     let theirs = xv.matmul(&wt.t().unwrap()).unwrap().broadcast_add(&bt).unwrap();
     assert_close("y", y.f32().unwrap(), &values(&theirs));
-    let mut dx = cx.zeros(&[N, C]).unwrap();
-    linear::backward(&cx, &dy, &weight, &mut dx).unwrap();
+    let dx = linear::backward(&cx, &[frozen(&dy, &weight)]).unwrap();
     assert_close("dx", dx.f32().unwrap(), &gradients(&theirs, &dy, &[&xv])[0]);
 }
 
@@ -169,7 +181,8 @@ fn a_bf16_weight_acts_as_its_values_in_f32() {
     let x = buf(&cx, &[N, C], 1);
     let narrow: Vec<half::bf16> = noise(37 * C, 4).into_iter().map(half::bf16::from_f32).collect();
     let wide = narrow.iter().map(|v| v.to_f32()).collect();
-    let y = |w: Weight| linear::forward(&cx, &x, &w, None).unwrap().f32().unwrap().to_vec();
+    let y =
+        |w: Weight| linear::forward(&cx, &x, &w, Plus::default()).unwrap().f32().unwrap().to_vec();
     assert_eq!(
         y(Weight::from_bf16(narrow, 37, C).unwrap()),
         y(Weight::from_f32(wide, 37, C).unwrap())
@@ -182,8 +195,10 @@ fn lora_is_candles() {
     let (x, dy) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2));
     let (a, b) = (buf(&cx, &[3, C], 3), buf(&cx, &[37, 3], 4));
     let f = Factors { a: part(&a), b: part(&b), r: 3, scale: 1.7 };
-    let mut y = cx.zeros(&[N, 37]).unwrap();
-    let u = lora::forward(&cx, &x, f, None, &mut y).unwrap();
+    let (weight, residual) = (zeros(37, C), buf(&cx, &[N, 37], 5));
+    let u = lora::forward(&cx, &x, f, None).unwrap();
+    let plus = Plus { low_rank: Some((&u, f)), residual: Some(&residual), ..Plus::default() };
+    let y = linear::forward(&cx, &x, &weight, plus).unwrap();
     let (xv, av, bv) = (var(&x), var(&a), var(&b));
     let theirs = xv
         .matmul(&av.t().unwrap())
@@ -192,11 +207,13 @@ fn lora_is_candles() {
         .unwrap()
         .affine(1.7, 0.0)
         .unwrap();
+    let theirs = (theirs + residual.to_tensor().unwrap()).unwrap();
     assert_close("y", y.f32().unwrap(), &values(&theirs));
-    let (mut da, mut db, mut dx) =
-        (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
+    let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
     let into = Gradients::Host(&mut da, &mut db);
-    lora::backward(&cx, &x, &u, f, None, &dy, into, Some(&mut dx)).unwrap();
+    let du = lora::backward(&cx, &x, &u, f, None, &dy, into).unwrap();
+    let low_rank = Some((&du, f, None));
+    let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
     let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
     for (what, ours, theirs) in
         [("dx", dx.f32().unwrap(), &grads[0]), ("da", &da, &grads[1]), ("db", &db, &grads[2])]
@@ -214,17 +231,20 @@ fn lora_gradient_under_dropout_is_the_difference() {
     let (x, dy, a, b) =
         (buf(&cx, &[N, C], 1), buf(&cx, &[N, 37], 2), noise(3 * C, 3), noise(37 * 3, 4));
     let f = Factors { a: Part::Host(&a), b: Part::Host(&b), r: 3, scale: 0.5 };
+    let weight = zeros(37, C);
     let forward = |x: &[f32]| {
         let x = cx.from_slice(x, &[N, C]).unwrap();
-        let mut y = cx.zeros(&[N, 37]).unwrap();
-        let u = lora::forward(&cx, &x, f, Some(&mask), &mut y).unwrap();
+        let u = lora::forward(&cx, &x, f, Some(&mask)).unwrap();
+        let plus = Plus { low_rank: Some((&u, f)), ..Plus::default() };
+        let y = linear::forward(&cx, &x, &weight, plus).unwrap();
         (y.f32().unwrap().to_vec(), u)
     };
     let (_, u) = forward(x.f32().unwrap());
-    let (mut da, mut db, mut dx) =
-        (vec![0.0; 3 * C], vec![0.0; 37 * 3], cx.zeros(&[N, C]).unwrap());
+    let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
     let into = Gradients::Host(&mut da, &mut db);
-    lora::backward(&cx, &x, &u, f, Some(&mask), &dy, into, Some(&mut dx)).unwrap();
+    let du = lora::backward(&cx, &x, &u, f, Some(&mask), &dy, into).unwrap();
+    let low_rank = Some((&du, f, Some(&mask)));
+    let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
     assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| forward(x).0);
 }
 
@@ -373,11 +393,10 @@ fn linear_gradient_is_the_difference() {
     let cx = cx();
     let (x, dy, bias) = (noise(N * C, 1), buf(&cx, &[N, 37], 2), vector(&cx, 37, 3));
     let w = Weight::from_f32(noise(37 * C, 4), 37, C).unwrap();
-    let mut dx = cx.zeros(&[N, C]).unwrap();
-    linear::backward(&cx, &dy, &w, &mut dx).unwrap();
+    let dx = linear::backward(&cx, &[frozen(&dy, &w)]).unwrap();
     assert_difference(&x, dx.f32().unwrap(), dy.f32().unwrap(), |x| {
         let x = cx.from_slice(x, &[N, C]).unwrap();
-        linear::forward(&cx, &x, &w, Some(&bias)).unwrap().f32().unwrap().to_vec()
+        linear::forward(&cx, &x, &w, biased(&bias)).unwrap().f32().unwrap().to_vec()
     });
 }
 

@@ -60,7 +60,7 @@ impl LayerCache {
                 let size = from.dtype().size_in_bytes();
                 to.memory()?.copy(at * size, memory, 0, from.len() * size)?;
             } else {
-                to.f32_mut()?[at..end * width].copy_from_slice(from.f32()?);
+                to.write(at, from)?;
             }
         }
         self.len = end;

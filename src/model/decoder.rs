@@ -6,7 +6,7 @@
 use super::batch::Rows;
 use super::cache::LayerCache;
 use super::layer::{Layer, Pass};
-use super::linear::{Draw, Dropout, Linear};
+use super::linear::{self, Draw, Dropout, Linear, Output};
 use super::{DecoderSpec, Tokens};
 use crate::ops::attention::Span;
 use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, rms_norm, rope, rows};
@@ -96,16 +96,13 @@ impl Decoder {
             saved.push(s);
             x = y;
         }
-        let (mut h, r) = rms_norm::forward(cx, &x, &self.norm, self.spec.norm_eps)?;
-        cx.round(&mut h)?;
+        let (h, r) = rms_norm::forward(cx, &x, &self.norm, self.spec.norm_eps)?;
         let mut dh = cx.zeros(h.shape())?;
         let nll = self.head_pass(pass, arena, &h, labels, Some(&mut dh))?;
         drop(h);
-        cx.round(&mut dh)?;
         let mut dx = cx.zeros(x.shape())?;
         rms_norm::backward(cx, &dh, &x, &self.norm, &r, &mut dx)?;
         drop((dh, x));
-        cx.round(&mut dx)?;
         for (i, (layer, s)) in self.layers.iter().zip(saved).enumerate().rev() {
             match layer.backward(pass, arena, s, dx, i == 0)? {
                 Some(next) => dx = next,
@@ -197,9 +194,7 @@ impl Decoder {
     }
 
     fn final_norm(&self, cx: &Cx, x: &Buf) -> Result<Buf> {
-        let (mut h, _) = rms_norm::forward(cx, x, &self.norm, self.spec.norm_eps)?;
-        cx.round(&mut h)?;
-        Ok(h)
+        Ok(rms_norm::forward(cx, x, &self.norm, self.spec.norm_eps)?.0)
     }
 
     /// The head over the labelled rows of `h` (N, C) in chunks; with `dh`, also its backward pass.
@@ -211,7 +206,7 @@ impl Decoder {
         labels: &Labels,
         mut dh: Option<&mut Buf>,
     ) -> Result<Vec<f32>> {
-        let (cx, c, v) = (pass.cx, self.spec.hidden, self.spec.vocab);
+        let (cx, v) = (pass.cx, self.spec.vocab);
         let chunk = (LOGITS / v.max(1)).max(1);
         let mut nll = vec![0.0; labels.rows.len()];
         for (i, chosen) in labels.rows.chunks(chunk).enumerate() {
@@ -237,11 +232,11 @@ impl Decoder {
                 coefficients.as_ref(),
                 &mut nll[at],
             )?;
-            let (Some(dh), Some(mut dz)) = (dh.as_deref_mut(), dz) else { continue };
-            cx.round(&mut dz)?;
-            let mut dx = cx.zeros(&[chosen.len(), c])?;
-            self.head.backward(cx, arena, &x, u.as_ref(), dropout, &dz, Some(&mut dx))?;
-            rows::scatter(cx, &dx, &rows, dh)?;
+            let (Some(dh), Some(dz)) = (dh.as_deref_mut(), dz) else { continue };
+            let outputs = [Output { linear: &self.head, u: u.as_ref(), dy: &dz }];
+            if let Some(dx) = linear::backward(cx, arena, &x, &outputs, dropout, true)? {
+                rows::scatter(cx, &dx, &rows, dh)?;
+            }
         }
         Ok(nll)
     }

@@ -10,10 +10,10 @@
 use super::DecoderSpec;
 use super::batch::Rows;
 use super::cache::LayerCache;
-use super::linear::{Dropout, Linear};
+use super::linear::{self, Dropout, Linear, Output};
 use crate::ops::attention;
 use crate::ops::rope::{self, Turn};
-use crate::ops::{Buf, Cx, Vector, rms_norm, rows, swiglu};
+use crate::ops::{Buf, Cx, Vector, rms_norm, swiglu};
 use crate::optim::Arena;
 use candle_core::Result;
 
@@ -72,31 +72,13 @@ pub struct Saved {
     u: [Option<Buf>; 7],
 }
 
-impl Saved {
-    /// In the dtype that activations are kept in.
-    fn pack(self, cx: &Cx) -> Result<Self> {
-        Ok(Self {
-            x: cx.pack(self.x)?,
-            q: cx.pack(self.q)?,
-            k: cx.pack(self.k)?,
-            v: cx.pack(self.v)?,
-            o: cx.pack(self.o)?,
-            x2: cx.pack(self.x2)?,
-            gate: cx.pack(self.gate)?,
-            up: cx.pack(self.up)?,
-            ..self
-        })
-    }
-}
-
 impl Layer {
     /// The layer's output (N, C) and what the backward pass needs.
     ///
     /// # Errors
     /// When the shapes disagree.
     pub fn forward(&self, p: Pass<'_>, arena: &Arena, x: Buf) -> Result<(Buf, Saved)> {
-        let (y, saved) = self.pass(p, arena, x, None)?;
-        Ok((y, saved.pack(p.cx)?))
+        self.pass(p, arena, x, None)
     }
 
     /// The layer's output alone; with a cache, for new tokens of one sequence whose earlier keys and values lie in it.
@@ -121,15 +103,13 @@ impl Layer {
         cache: Option<&mut LayerCache>,
     ) -> Result<(Buf, Saved)> {
         let (cx, drop) = (p.cx, p.dropout);
-        let (mut h, r1) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
-        cx.round(&mut h)?;
-        let (mut q, uq) = self.q.forward(cx, arena, &h, drop)?;
-        let (mut k, uk) = self.k.forward(cx, arena, &h, drop)?;
-        let (v, uv) = self.v.forward(cx, arena, &h, drop)?;
+        let (h, r1) = rms_norm::forward(cx, &x, &self.norm1, p.spec.norm_eps)?;
+        let (mut q, uq) = self.q.forward(cx, arena, &h, drop, None)?;
+        let (mut k, uk) = self.k.forward(cx, arena, &h, drop, None)?;
+        let (v, uv) = self.v.forward(cx, arena, &h, drop, None)?;
         drop_now(h);
         for x in [&mut q, &mut k] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
-            cx.round(x)?;
         }
         let (keys, values) = match cache {
             Some(cache) => {
@@ -139,21 +119,14 @@ impl Layer {
             None => (&k, &v),
         };
         let sight = &p.rows.sight;
-        let (mut o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
-        cx.round(&mut o)?;
-        let (mut x2, uo) = self.o.forward(cx, arena, &o, drop)?;
-        rows::add(cx, &mut x2, &x)?;
-        cx.round(&mut x2)?;
-        let (mut h, r2) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
-        cx.round(&mut h)?;
-        let (gate, ug) = self.gate.forward(cx, arena, &h, drop)?;
-        let (up, uu) = self.up.forward(cx, arena, &h, drop)?;
+        let (o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
+        let (x2, uo) = self.o.forward(cx, arena, &o, drop, Some(&x))?;
+        let (h, r2) = rms_norm::forward(cx, &x2, &self.norm2, p.spec.norm_eps)?;
+        let (gate, ug) = self.gate.forward(cx, arena, &h, drop, None)?;
+        let (up, uu) = self.up.forward(cx, arena, &h, drop, None)?;
         drop_now(h);
-        let mut h = swiglu::forward(cx, &gate, &up)?;
-        cx.round(&mut h)?;
-        let (mut y, ud) = self.down.forward(cx, arena, &h, drop)?;
-        rows::add(cx, &mut y, &x2)?;
-        cx.round(&mut y)?;
+        let h = swiglu::forward(cx, &gate, &up)?;
+        let (y, ud) = self.down.forward(cx, arena, &h, drop, Some(&x2))?;
         let u = [uq, uk, uv, uo, ug, uu, ud];
         Ok((y, Saved { x, r1, q, k, v, o, lse, x2, r2, gate, up, u }))
     }
@@ -173,64 +146,54 @@ impl Layer {
     ) -> Result<Option<Buf>> {
         let (cx, drop) = (p.cx, p.dropout);
         let [uq, uk, uv, uo, ug, uu, ud] = s.u;
-        let n = dy.rows();
 
         // MLP: h = silu(gate)⊙up, y = x₂ + down(h)
-        let (mut gate, mut up) = (cx.unpack(s.gate)?, cx.unpack(s.up)?);
-        let mut h = swiglu::forward(cx, &gate, &up)?; // (N, F)
-        cx.round(&mut h)?;
-        let mut dh = cx.zeros(&[n, p.spec.ffn])?;
-        self.down.backward(cx, arena, &h, ud.as_ref(), drop, &dy, Some(&mut dh))?;
+        let (mut gate, mut up) = (s.gate, s.up);
+        let h = swiglu::forward(cx, &gate, &up)?; // (N, F)
+        let dh =
+            wanted(linear::backward(cx, arena, &h, &[output(&self.down, &ud, &dy)], drop, true)?)?;
         drop_now(h);
-        cx.round(&mut dh)?;
         swiglu::backward(cx, &dh, &mut gate, &mut up)?;
         drop_now(dh);
-        let (mut dgate, mut dup) = (gate, up);
-        cx.round(&mut dgate)?;
-        cx.round(&mut dup)?;
-        let x2 = cx.unpack(s.x2)?;
-        let mut h = rms_norm::recompute(cx, &x2, &self.norm2, &s.r2)?; // (N, C)
-        cx.round(&mut h)?;
-        let mut dh = cx.zeros(&[n, p.spec.hidden])?;
-        self.gate.backward(cx, arena, &h, ug.as_ref(), drop, &dgate, Some(&mut dh))?;
-        self.up.backward(cx, arena, &h, uu.as_ref(), drop, &dup, Some(&mut dh))?;
+        let (dgate, dup) = (gate, up);
+        let h = rms_norm::recompute(cx, &s.x2, &self.norm2, &s.r2)?; // (N, C)
+        let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
+        let dh = wanted(linear::backward(cx, arena, &h, &outputs, drop, true)?)?;
         drop_now((dgate, dup, h));
-        cx.round(&mut dh)?;
         let mut dx2 = dy; // the residual path
-        rms_norm::backward(cx, &dh, &x2, &self.norm2, &s.r2, &mut dx2)?;
-        drop_now((dh, x2));
-        cx.round(&mut dx2)?;
+        rms_norm::backward(cx, &dh, &s.x2, &self.norm2, &s.r2, &mut dx2)?;
+        drop_now((dh, s.x2));
 
         // attention: x₂ = x + o(attend(q, k, v))
-        let o = cx.unpack(s.o)?;
-        let mut do_ = cx.zeros(&[n, p.spec.heads * p.spec.head_size])?;
-        self.o.backward(cx, arena, &o, uo.as_ref(), drop, &dx2, Some(&mut do_))?;
-        cx.round(&mut do_)?;
-        let (q, k, v) = (cx.unpack(s.q)?, cx.unpack(s.k)?, cx.unpack(s.v)?);
-        let saved = attention::Saved { q: &q, k: &k, v: &v, o: &o, lse: &s.lse };
-        let (mut dq, mut dk, mut dv) =
+        let outputs = [output(&self.o, &uo, &dx2)];
+        let do_ = wanted(linear::backward(cx, arena, &s.o, &outputs, drop, true)?)?;
+        let saved = attention::Saved { q: &s.q, k: &s.k, v: &s.v, o: &s.o, lse: &s.lse };
+        let (mut dq, mut dk, dv) =
             attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
-        drop_now((q, k, v, o, do_));
+        drop_now((s.q, s.k, s.v, s.o, do_));
         for x in [&mut dq, &mut dk] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
-            cx.round(x)?;
         }
-        cx.round(&mut dv)?;
-        let x = cx.unpack(s.x)?;
-        let mut h = rms_norm::recompute(cx, &x, &self.norm1, &s.r1)?;
-        cx.round(&mut h)?;
-        let mut dh = if first { None } else { Some(cx.zeros(&[n, p.spec.hidden])?) };
-        for (linear, u, dy) in [(&self.q, uq, &dq), (&self.k, uk, &dk), (&self.v, uv, &dv)] {
-            linear.backward(cx, arena, &h, u.as_ref(), drop, dy, dh.as_mut())?;
-        }
-        let Some(mut dh) = dh else { return Ok(None) };
-        cx.round(&mut dh)?;
+        let h = rms_norm::recompute(cx, &s.x, &self.norm1, &s.r1)?;
+        let outputs =
+            [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];
+        let Some(dh) = linear::backward(cx, arena, &h, &outputs, drop, !first)? else {
+            return Ok(None);
+        };
         let mut dx = dx2; // the residual path
-        rms_norm::backward(cx, &dh, &x, &self.norm1, &s.r1, &mut dx)?;
-        cx.round(&mut dx)?;
+        rms_norm::backward(cx, &dh, &s.x, &self.norm1, &s.r1, &mut dx)?;
         Ok(Some(dx))
     }
 }
 
 /// Gives buffers back to the pool before the next one is taken.
 fn drop_now<T>(_: T) {}
+
+fn output<'a>(linear: &'a Linear, u: &'a Option<Buf>, dy: &'a Buf) -> Output<'a> {
+    Output { linear, u: u.as_ref(), dy }
+}
+
+/// A gradient that was asked for.
+fn wanted(dx: Option<Buf>) -> Result<Buf> {
+    dx.ok_or_else(|| candle_core::Error::Msg("a layer gave no input gradient".into()))
+}

@@ -1,6 +1,7 @@
 //! A linear layer: a frozen weight and, where one is wanted, an adapter whose factors are slices of the arena.
 
 use crate::ops::dropout::Mask;
+use crate::ops::linear::{Back, Plus};
 use crate::ops::lora::{self, Factors};
 use crate::ops::philox::name_key;
 use crate::ops::{Buf, Cx, Mirror, Vector, Weight, linear};
@@ -73,7 +74,7 @@ impl Linear {
         })
     }
 
-    /// y (N, out) and the adapter's u (N, R).
+    /// y (N, out), with the residual stream added where one is given, and the adapter's u (N, R).
     ///
     /// # Errors
     /// When the shapes disagree.
@@ -83,9 +84,11 @@ impl Linear {
         arena: &Arena,
         x: &Buf,
         dropout: Option<Dropout<'_>>,
+        residual: Option<&Buf>,
     ) -> Result<(Buf, Option<Buf>)> {
-        let y = linear::forward(cx, x, &self.weight, self.bias.as_ref())?;
-        self.adapt(cx, arena, x, dropout, y)
+        let u = self.inner(cx, arena, x, dropout)?;
+        let plus = Plus { residual, ..self.plus(arena, u.as_ref()) };
+        Ok((linear::forward(cx, x, &self.weight, plus)?, u))
     }
 
     /// As [`Self::forward`], with y in f32 on a device too and with room for `rows` rows: for chunks of logits.
@@ -100,51 +103,91 @@ impl Linear {
         dropout: Option<Dropout<'_>>,
         rows: usize,
     ) -> Result<(Buf, Option<Buf>)> {
-        let y = linear::forward_f32(cx, x, &self.weight, self.bias.as_ref(), rows)?;
-        self.adapt(cx, arena, x, dropout, y)
+        let u = self.inner(cx, arena, x, dropout)?;
+        let plus = self.plus(arena, u.as_ref());
+        Ok((linear::forward_f32(cx, x, &self.weight, plus, rows)?, u))
     }
 
-    fn adapt(
+    fn inner(
         &self,
         cx: &Cx,
         arena: &Arena,
         x: &Buf,
         dropout: Option<Dropout<'_>>,
-        mut y: Buf,
-    ) -> Result<(Buf, Option<Buf>)> {
-        let mut u = None;
-        if let Some(a) = &self.adapter {
-            let mask = self.mask(a, dropout);
-            u = Some(lora::forward(cx, x, a.factors(arena), mask.as_ref(), &mut y)?);
-        }
-        cx.round(&mut y)?;
-        Ok((y, u))
+    ) -> Result<Option<Buf>> {
+        let Some(a) = &self.adapter else { return Ok(None) };
+        let mask = self.mask(a, dropout);
+        lora::forward(cx, x, a.factors(arena), mask.as_ref()).map(Some)
     }
 
-    /// Adds the adapter's gradients to the arena, and the input's gradient to `dx` where it is wanted.
-    ///
-    /// # Errors
-    /// When the shapes disagree.
-    #[expect(clippy::too_many_arguments, reason = "the op's inputs, what it saved and its results")]
-    pub fn backward(
+    fn plus<'a>(&'a self, arena: &'a Arena, u: Option<&'a Buf>) -> Plus<'a> {
+        let low_rank = self.adapter.as_ref().zip(u).map(|(a, u)| (u, a.factors(arena)));
+        Plus { bias: self.bias.as_ref(), low_rank, residual: None }
+    }
+
+    /// Adds the adapter's gradients to the arena and returns its du (N, R).
+    fn adapter_backward(
         &self,
         cx: &Cx,
         arena: &mut Arena,
         x: &Buf,
-        u: Option<&Buf>,
+        out: &Output<'_>,
         dropout: Option<Dropout<'_>>,
-        dy: &Buf,
-        mut dx: Option<&mut Buf>,
-    ) -> Result<()> {
-        if let (Some(a), Some(u)) = (&self.adapter, u) {
-            let mask = self.mask(a, dropout);
-            let (parts, gradients) = arena.parts_and_gradients(&a.a, &a.b);
-            let f = Factors { a: parts[0], b: parts[1], r: a.a.shape[0], scale: a.scale };
-            lora::backward(cx, x, u, f, mask.as_ref(), dy, gradients, dx.as_deref_mut())?;
-        }
-        match dx {
-            Some(dx) => linear::backward(cx, dy, &self.weight, dx),
-            None => Ok(()),
-        }
+    ) -> Result<Option<Buf>> {
+        let (Some(a), Some(u)) = (&self.adapter, out.u) else { return Ok(None) };
+        let mask = self.mask(a, dropout);
+        let (parts, gradients) = arena.parts_and_gradients(&a.a, &a.b);
+        let f = Factors { a: parts[0], b: parts[1], r: a.a.shape[0], scale: a.scale };
+        lora::backward(cx, x, u, f, mask.as_ref(), out.dy, gradients).map(Some)
     }
+}
+
+/// What a layer gave forwards (its adapter's u) and gets backwards.
+#[derive(Clone, Copy)]
+pub struct Output<'a> {
+    /// The layer.
+    pub linear: &'a Linear,
+    /// Its adapter's u (N, R).
+    pub u: Option<&'a Buf>,
+    /// The output's gradient (N, out).
+    pub dy: &'a Buf,
+}
+
+/// The backward pass of layers that share the input `x`: adds the adapters' gradients to the arena and returns dx (N, in) where
+/// it is wanted.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn backward(
+    cx: &Cx,
+    arena: &mut Arena,
+    x: &Buf,
+    outputs: &[Output<'_>],
+    dropout: Option<Dropout<'_>>,
+    wants_dx: bool,
+) -> Result<Option<Buf>> {
+    let mut dus = Vec::with_capacity(outputs.len());
+    for out in outputs {
+        dus.push(out.linear.adapter_backward(cx, arena, x, out, dropout)?);
+    }
+    if !wants_dx {
+        return Ok(None);
+    }
+    let adapters = outputs.iter().map(|out| out.linear.adapter.as_ref());
+    let masks: Vec<_> = outputs
+        .iter()
+        .zip(adapters.clone())
+        .map(|(out, a)| a.and_then(|a| out.linear.mask(a, dropout)))
+        .collect();
+    let parts: Vec<_> = outputs
+        .iter()
+        .zip(adapters)
+        .zip(dus.iter().zip(&masks))
+        .map(|((out, a), (du, mask))| Back {
+            dy: out.dy,
+            weight: &out.linear.weight,
+            low_rank: a.zip(du.as_ref()).map(|(a, du)| (du, a.factors(arena), mask.as_ref())),
+        })
+        .collect();
+    linear::backward(cx, &parts).map(Some)
 }

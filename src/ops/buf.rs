@@ -172,6 +172,19 @@ impl Buf {
         }
     }
 
+    /// Writes all values of `from` over those from element `at` on; both on the CPU and of one dtype.
+    ///
+    /// # Errors
+    /// When a buffer is elsewhere or of another dtype.
+    pub fn write(&mut self, at: usize, from: &Self) -> Result<()> {
+        let part = at..at + from.len();
+        match from.dtype() {
+            DType::BF16 => self.bf16_mut()?[part].copy_from_slice(from.bf16()?),
+            _ => self.f32_mut()?[part].copy_from_slice(from.f32()?),
+        }
+        Ok(())
+    }
+
     /// Itself with the given f32 values, for an f32 buffer anywhere.
     ///
     /// # Errors

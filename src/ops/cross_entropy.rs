@@ -65,5 +65,5 @@ pub fn forward_backward(
             }
         });
     });
-    Ok(coefficients.map(|_| logits))
+    coefficients.map(|_| cx.stored(logits)).transpose()
 }

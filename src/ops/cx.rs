@@ -2,8 +2,8 @@
 //! between ops are rounded.
 //!
 //! Ops take `&Cx`: the pool is behind a lock because buffers find their own way back when dropped, and everything else here is
-//! read-only during a run. Threads are rayon's current pool: the caller installs one ([`Cx::install`]). On the CPU values between
-//! ops are f32, rounded; on a device they are stored in the compute dtype.
+//! read-only during a run. Threads are rayon's current pool: the caller installs one ([`Cx::install`]). Values between
+//! ops are stored in the compute dtype.
 //!
 //! Buffers whose first dimension counts tokens are given room for the longest batch of the run
 //! ([`Cx::set_token_capacity`]), so that after the first steps every request is met by a buffer given back earlier. Unused room is
@@ -155,13 +155,12 @@ impl Cx {
         self.on_cpu().map_or(0, |(pool, _)| pool.fresh())
     }
 
-    /// A buffer of any content for values between ops: f32 on the CPU, the compute dtype on a device. The first dimension of
-    /// `shape` counts tokens.
+    /// A buffer of any content for values between ops, in the compute dtype. The first dimension of `shape` counts tokens.
     ///
     /// # Errors
     /// When the size overflows or there is no memory left.
     pub fn alloc(&self, shape: &[usize]) -> Result<Buf> {
-        self.alloc_as(self.compute, shape)
+        self.alloc_as(self.compute, shape, None)
     }
 
     /// A buffer of any content that is f32 everywhere; the first dimension of `shape` counts tokens.
@@ -169,73 +168,54 @@ impl Cx {
     /// # Errors
     /// When the size overflows or there is no memory left.
     pub fn alloc_f32(&self, shape: &[usize]) -> Result<Buf> {
-        self.alloc_as(DType::F32, shape)
+        self.alloc_as(DType::F32, shape, None)
     }
 
-    /// A bf16 buffer of any content on the CPU; the first dimension of `shape` counts tokens.
+    /// As [`Self::alloc`], with room for exactly `rows` rows: for what is not one row per token.
     ///
     /// # Errors
-    /// When the size overflows or this context is on a device.
-    pub(super) fn alloc_bf16(&self, shape: &[usize]) -> Result<Buf> {
-        let (pool, tokens) = self.on_cpu()?;
-        let (len, capacity) = sizes(shape, tokens)?;
-        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, capacity)?), shape, pool.clone()))
+    /// When the size overflows or `shape` has more rows.
+    pub fn alloc_rows(&self, shape: &[usize], rows: usize) -> Result<Buf> {
+        self.alloc_as(self.compute, shape, Some(rows))
     }
 
-    /// As [`Self::alloc_bf16`], with room for exactly these rows: for scratch that is not one row per token.
+    /// As [`Self::alloc_rows`], in f32 everywhere: for chunks of logits.
     ///
     /// # Errors
-    /// When this context is on a device.
-    pub(super) fn alloc_bf16_rows(&self, shape: &[usize]) -> Result<Buf> {
-        let (pool, _) = self.on_cpu()?;
-        let len = shape.iter().product();
-        Ok(Buf::new(CpuStorage::BF16(pool.bf16(len, len.max(1))?), shape, pool.clone()))
-    }
-
-    /// As [`Self::alloc_f32`], with room for exactly `rows` rows: for chunks that are cut to a size of their own.
-    ///
-    /// # Errors
-    /// When `shape` has more rows or there is no memory left.
+    /// When the size overflows or `shape` has more rows.
     pub fn alloc_f32_rows(&self, shape: &[usize], rows: usize) -> Result<Buf> {
-        if self.gpu().is_some() {
-            return self.alloc_f32(shape);
-        }
-        self.alloc_rows(shape, rows)
+        self.alloc_as(DType::F32, shape, Some(rows))
     }
 
-    fn alloc_as(&self, dtype: DType, shape: &[usize]) -> Result<Buf> {
+    fn alloc_as(&self, dtype: DType, shape: &[usize], rows: Option<usize>) -> Result<Buf> {
+        let poison = self.poison.load(Ordering::Relaxed);
         if let Some(on) = self.gpu() {
             let (len, _) = sizes(shape, 0)?;
             let memory = Memory::new(on, len * dtype.size_in_bytes())?;
-            if self.poison.load(Ordering::Relaxed) {
+            if poison {
                 memory.fill(0xFF)?;
             }
             return Ok(Buf::on_gpu(memory, dtype, shape));
         }
         let (pool, tokens) = self.on_cpu()?;
-        let (len, capacity) = sizes(shape, tokens)?;
-        let mut values = pool.f32(len, capacity)?;
-        if self.poison.load(Ordering::Relaxed) {
-            values.fill(f32::NAN);
+        if rows.is_some_and(|rows| shape[0] > rows) {
+            bail!("shape {shape:?} does not fit {} rows", rows.unwrap_or(0));
         }
-        Ok(Buf::new(CpuStorage::F32(values), shape, pool.clone()))
-    }
-
-    /// As [`Self::alloc`], with room for exactly `rows` rows: for scratch that is not one row per token.
-    ///
-    /// # Errors
-    /// When the size overflows or `shape` has more rows.
-    pub fn alloc_rows(&self, shape: &[usize], rows: usize) -> Result<Buf> {
-        if self.gpu().is_some() {
-            return self.alloc(shape);
-        }
-        let len: usize = shape.iter().product();
-        let capacity = shape[1..].iter().product::<usize>() * rows;
-        if len > capacity {
-            bail!("shape {shape:?} does not fit {rows} rows");
-        }
-        let (pool, _) = self.on_cpu()?;
-        Ok(Buf::new(CpuStorage::F32(pool.f32(len, capacity.max(1))?), shape, pool.clone()))
+        let (len, capacity) = sizes(shape, rows.unwrap_or(tokens))?;
+        let storage = if dtype == DType::BF16 {
+            let mut values = pool.bf16(len, capacity)?;
+            if poison {
+                values.fill(bf16::NAN);
+            }
+            CpuStorage::BF16(values)
+        } else {
+            let mut values = pool.f32(len, capacity)?;
+            if poison {
+                values.fill(f32::NAN);
+            }
+            CpuStorage::F32(values)
+        };
+        Ok(Buf::new(storage, shape, pool.clone()))
     }
 
     /// As [`Self::alloc`], of zeros.
@@ -246,6 +226,7 @@ impl Cx {
         let mut buf = self.alloc(shape)?;
         match self.gpu() {
             Some(_) => buf.memory()?.fill(0)?,
+            None if self.compute == DType::BF16 => buf.bf16_mut()?.fill(bf16::ZERO),
             None => buf.f32_mut()?.fill(0.0),
         }
         Ok(buf)
@@ -262,6 +243,7 @@ impl Cx {
         }
         match self.gpu() {
             Some(_) => buf.memory()?.write(0, &self.narrow(values))?,
+            None if self.compute == DType::BF16 => simd::narrow(values, buf.bf16_mut()?),
             None => buf.f32_mut()?.copy_from_slice(values),
         }
         Ok(buf)
@@ -277,45 +259,47 @@ impl Cx {
         }
     }
 
-    /// Rounds the values of `x` to the compute dtype, in place; nothing to do in f32 and on a device.
+    /// The values of a CPU buffer in f32: as they lie there, or widened into a buffer of their own.
     ///
     /// # Errors
-    /// When `x` is no f32 buffer.
-    pub fn round(&self, x: &mut Buf) -> Result<()> {
-        if self.compute == DType::BF16 && self.gpu().is_none() {
-            x.f32_mut()?.par_chunks_mut(1 << 14).for_each(simd::round);
+    /// When `x` is on a device or there is no memory left.
+    pub(super) fn wide<'a>(&self, x: &'a Buf) -> Result<Wide<'a>> {
+        if x.dtype() == DType::F32 {
+            return Ok(Wide::Kept(x));
         }
-        Ok(())
+        let mut out = self.alloc_f32(x.shape())?;
+        let pairs = out.f32_mut()?.par_chunks_mut(1 << 14).zip(x.bf16()?.par_chunks(1 << 14));
+        pairs.for_each(|(o, i)| simd::widen(i, o));
+        Ok(Wide::Own(out))
     }
 
-    /// `x` in the dtype that activations are kept in: itself in f32 and on a device, a bf16 copy in bf16.
+    /// An f32 buffer on the CPU in the compute dtype: itself, or rounded into a buffer of its own.
     ///
     /// # Errors
-    /// When `x` is no f32 buffer.
-    pub fn pack(&self, x: Buf) -> Result<Buf> {
-        if self.compute == DType::F32 || self.gpu().is_some() {
-            return Ok(x);
-        }
-        let (pool, tokens) = self.on_cpu()?;
-        let (len, capacity) = sizes(x.shape(), tokens)?;
-        let mut out = pool.bf16(len, capacity)?;
-        let pairs = out.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| simd::narrow(i, o));
-        Ok(Buf::new(CpuStorage::BF16(out), x.shape(), pool.clone()))
-    }
-
-    /// A kept activation as values between ops again.
-    ///
-    /// # Errors
-    /// When the size overflows.
-    pub fn unpack(&self, x: Buf) -> Result<Buf> {
-        if x.dtype() == DType::F32 || self.gpu().is_some() {
+    /// When `x` is no f32 buffer or there is no memory left.
+    pub(super) fn stored(&self, x: Buf) -> Result<Buf> {
+        if self.compute == DType::F32 {
             return Ok(x);
         }
         let mut out = self.alloc(x.shape())?;
-        let pairs = out.f32_mut()?.par_chunks_mut(1 << 14).zip(x.bf16()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| simd::widen(i, o));
+        let pairs = out.bf16_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
+        pairs.for_each(|(o, i)| simd::narrow(i, o));
         Ok(out)
+    }
+}
+
+/// A CPU buffer's values in f32.
+pub(super) enum Wide<'a> {
+    Kept(&'a Buf),
+    Own(Buf),
+}
+
+impl Wide<'_> {
+    pub(super) fn f32(&self) -> Result<&[f32]> {
+        match self {
+            Self::Kept(x) => x.f32(),
+            Self::Own(x) => x.f32(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! and it depends neither on threads nor on how a batch was cut.
 
 use super::philox::{philox4x32, unit};
+use super::value::{Value, by_type};
 use super::{Buf, Cx, Mirror, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
@@ -25,14 +26,15 @@ pub struct Mask<'a> {
 impl Mask<'_> {
     /// out[c] = combine(out[c], x[c]·m[c]) along one row.
     #[inline(always)]
-    fn row(&self, token: usize, x: &[f32], out: &mut [f32], add: bool) {
+    fn row<T: Value>(&self, token: usize, x: &[T], out: &mut [T], add: bool) {
         let [sample, position] = self.tokens[token];
         let keep = 1.0 / (1.0 - self.p);
         for (i, (out, x)) in out.chunks_mut(4).zip(x.chunks(4)).enumerate() {
             let words = philox4x32([i as u32, position, sample, self.step], self.key);
             for ((out, x), word) in out.iter_mut().zip(x).zip(words) {
                 let m = if unit(word) < self.p { 0.0 } else { keep };
-                *out = if add { *out + x * m } else { x * m };
+                let kept = x.wide() * m;
+                *out = T::near(if add { out.wide() + kept } else { kept });
             }
         }
     }
@@ -64,10 +66,15 @@ impl Mask<'_> {
             // int add), a thread for each four channels of a row.
             return unsafe { gpu.each("dropout", n * cols.div_ceil(4), &args) };
         }
-        let rows = out.f32_mut()?.par_chunks_mut(cols).zip(x.f32()?.par_chunks(cols)).enumerate();
-        rows.for_each(|(t, (out, x))| simd::vectorized(|| self.row(t, x, out, add)));
-        Ok(())
+        by_type!(x.dtype(), on_cpu(self, x, out, add))
     }
+}
+
+fn on_cpu<T: Value>(mask: &Mask<'_>, x: &Buf, out: &mut Buf, add: bool) -> Result<()> {
+    let cols = x.cols().max(1);
+    let rows = T::of_mut(out)?.par_chunks_mut(cols).zip(T::of(x)?.par_chunks(cols)).enumerate();
+    rows.for_each(|(t, (out, x))| simd::vectorized(|| mask.row(t, x, out, add)));
+    Ok(())
 }
 
 /// drop(x) as a new buffer.

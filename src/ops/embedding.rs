@@ -2,6 +2,7 @@
 //!
 //! ids: (N), E: (V, C) frozen, y: (N, C).
 
+use super::value::{Value, by_type};
 use super::{Buf, Cx, Mirror, Weight};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
@@ -23,8 +24,15 @@ pub fn forward(cx: &Cx, table: &Weight, ids: &Mirror<'_, u32>) -> Result<Buf> {
         unsafe { gpu.each("gather", n * c, &args) }?;
         return Ok(y);
     }
-    for (&id, y) in ids.iter().zip(y.f32_mut()?.chunks_mut(c)) {
-        table.read_rows(id as usize, id as usize + 1, y)?;
-    }
+    by_type!(y.dtype(), on_cpu(table, ids, &mut y))?;
     Ok(y)
+}
+
+fn on_cpu<T: Value>(table: &Weight, ids: &[u32], y: &mut Buf) -> Result<()> {
+    let mut row = vec![0.0; table.cols()];
+    for (&id, y) in ids.iter().zip(T::of_mut(y)?.chunks_mut(table.cols())) {
+        table.read_rows(id as usize, id as usize + 1, &mut row)?;
+        y.iter_mut().zip(&row).for_each(|(y, v)| *y = T::near(*v));
+    }
+    Ok(())
 }

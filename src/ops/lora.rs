@@ -1,15 +1,19 @@
-//! The low-rank product of a LoRA adapter: y += s·u·Bᵀ with u = drop(x)·Aᵀ.
+//! The inner side of a LoRA adapter, y += s·u·Bᵀ with u = drop(x)·Aᵀ. What is as wide as the layer, s·u·Bᵀ and drop(du·A), is
+//! part of the layer's own products ([`super::linear`]).
 //!
-//! x: (N, in), A: (R, in), B: (out, R), u: (N, R), y: (N, out); on the CPU all f32, on a device in the compute dtype (A and B
-//! rounded to it) with gradients in f32. Backward, with du = s·dy·B: dB += s·dyᵀ·u, dA += duᵀ·drop(x), dx += drop(du·A).
+//! x: (N, in), A: (R, in), B: (out, R), u, du: (N, R), y: (N, out), in the compute dtype (A and B rounded to it where products run
+//! in it) with gradients in f32. Backward: du = s·dy·B, dB += s·dyᵀ·u, dA += duᵀ·drop(x).
 //!
 //! Hu et al. 2021, arXiv:2106.09685 · PEFT 0.21 `tuners/lora/layer.py`
 
+use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::dropout::{self, Mask};
+use super::linear::Even;
 use super::matmul::{Into, View, ViewMut, matmul};
 use super::{Buf, Cx};
 use crate::gpu::{Add, Matrix, Memory};
 use candle_core::{DType, Result, bail};
+use half::bf16;
 
 /// A matrix that trains, as part of a larger array.
 #[derive(Debug, Clone, Copy)]
@@ -21,14 +25,14 @@ pub enum Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn host(self) -> Result<&'a [f32]> {
+    pub(super) fn host(self) -> Result<&'a [f32]> {
         match self {
             Self::Host(values) => Ok(values),
             Self::Device(..) => bail!("an adapter is on a device, its input is not"),
         }
     }
 
-    fn matrix(self, rows: usize, cols: usize) -> Result<Matrix<'a>> {
+    pub(super) fn matrix(self, rows: usize, cols: usize) -> Result<Matrix<'a>> {
         match self {
             Self::Device(memory, offset, dtype) => Matrix::new(memory, offset, dtype, rows, cols),
             Self::Host(_) => bail!("an adapter is not on the device of its input"),
@@ -58,37 +62,43 @@ pub struct Factors<'a> {
     pub scale: f32,
 }
 
-/// Adds the adapter's output to `y` and returns u (N, R) for the backward pass.
+/// u = drop(x)·Aᵀ as a new (N, R) buffer.
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-pub fn forward(cx: &Cx, x: &Buf, f: Factors<'_>, mask: Option<&Mask>, y: &mut Buf) -> Result<Buf> {
-    let (n, k, out) = (x.rows(), x.cols(), y.cols());
+pub fn forward(cx: &Cx, x: &Buf, f: Factors<'_>, mask: Option<&Mask>) -> Result<Buf> {
+    let (n, k) = (x.rows(), x.cols());
     let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
     let x = dropped.as_ref().unwrap_or(x);
-    let mut u = cx.alloc(&[n, f.r])?;
     if let Some(gpu) = cx.gpu() {
-        let (a, b) = (f.a.matrix(f.r, k)?, f.b.matrix(out, f.r)?);
-        gpu.product(u.matrix()?, Add::Overwrite, 1.0, x.matrix()?, a.t())?;
-        gpu.product(y.matrix()?, Add::Accumulate, f.scale, u.matrix()?, b.t())?;
+        let u = cx.alloc(&[n, f.r])?;
+        gpu.product(u.matrix()?, Add::Overwrite, 1.0, x.matrix()?, f.a.matrix(f.r, k)?.t())?;
         return Ok(u);
     }
-    let uv = ViewMut::new(u.f32_mut()?, n, f.r);
-    let (a, b) = (View::new(f.a.host()?, f.r, k), View::new(f.b.host()?, out, f.r));
-    matmul(uv, Into::Overwrite, 1.0, View::new(x.f32()?, n, k), a.t());
-    let yv = ViewMut::new(y.f32_mut()?, n, out);
-    matmul(yv, Into::Add, f.scale, View::new(u.f32()?, n, f.r), b.t());
-    Ok(u)
+    if cx.has_bf16_products() {
+        let mut u = cx.alloc(&[n, f.r])?;
+        let x = Even::new(cx, x)?;
+        let term = x.term(Source::rows(Stored::F32(f.a.host()?, 1.0), f.r, k))?;
+        let sink = Sink::bf16(u.bf16_mut()?, None, None);
+        bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
+        return Ok(u);
+    }
+    let (mut u, x) = (cx.alloc_f32(&[n, f.r])?, cx.wide(x)?);
+    let a = View::new(f.a.host()?, f.r, k);
+    matmul(
+        ViewMut::new(u.f32_mut()?, n, f.r),
+        Into::Overwrite,
+        1.0,
+        View::new(x.f32()?, n, k),
+        a.t(),
+    );
+    cx.stored(u)
 }
 
-/// Adds to the gradients of A and B, and to `dx` where it is wanted.
+/// Adds to the gradients of A and B, and returns du (N, R).
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the op's inputs, what it saved and its three results"
-)]
 pub fn backward(
     cx: &Cx,
     x: &Buf,
@@ -97,55 +107,98 @@ pub fn backward(
     mask: Option<&Mask>,
     dy: &Buf,
     gradients: Gradients<'_>,
-    dx: Option<&mut Buf>,
-) -> Result<()> {
-    let (n, k, out) = (x.rows(), x.cols(), dy.cols());
-    let mut du = cx.alloc(&[n, f.r])?;
+) -> Result<Buf> {
+    let (n, out) = (x.rows(), dy.cols());
+    u.expect(&[n, f.r])?;
+    dy.expect(&[n, out])?;
+    let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
+    let x = dropped.as_ref().unwrap_or(x);
     match gradients {
-        Gradients::Host(da, db) => {
-            let dyv = View::new(dy.f32()?, n, out);
-            let b = View::new(f.b.host()?, out, f.r);
-            matmul(
-                ViewMut::new(db, out, f.r),
-                Into::Add,
-                f.scale,
-                dyv.t(),
-                View::new(u.f32()?, n, f.r),
-            );
-            let duv = ViewMut::new(du.f32_mut()?, n, f.r);
-            matmul(duv, Into::Overwrite, f.scale, dyv, b);
-            let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
-            let x = View::new(dropped.as_ref().unwrap_or(x).f32()?, n, k);
-            let du = View::new(du.f32()?, n, f.r);
-            matmul(ViewMut::new(da, f.r, k), Into::Add, 1.0, du.t(), x);
+        Gradients::Host(da, db) if cx.has_bf16_products() => {
+            back_in_bf16(cx, x, u, f, dy, [da, db])
         }
+        Gradients::Host(da, db) => back_in_f32(cx, x, u, f, dy, [da, db]),
         Gradients::Device(memory, [da, db]) => {
             let Some(gpu) = cx.gpu() else { bail!("gradients are on a device, the input is not") };
+            let du = cx.alloc(&[n, f.r])?;
             let (dy, b) = (dy.matrix()?, f.b.matrix(out, f.r)?);
             let db = Matrix::new(memory, db, DType::F32, out, f.r)?;
             gpu.product(db, Add::Accumulate, f.scale, dy.t(), u.matrix()?)?;
             gpu.product(du.matrix()?, Add::Overwrite, f.scale, dy, b)?;
-            let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
-            let da = Matrix::new(memory, da, DType::F32, f.r, k)?;
-            let x = dropped.as_ref().unwrap_or(x).matrix()?;
-            gpu.product(da, Add::Accumulate, 1.0, du.matrix()?.t(), x)?;
+            let da = Matrix::new(memory, da, DType::F32, f.r, x.cols())?;
+            gpu.product(da, Add::Accumulate, 1.0, du.matrix()?.t(), x.matrix()?)?;
+            Ok(du)
         }
     }
-    let Some(dx) = dx else { return Ok(()) };
-    let Some(mask) = mask else { return through(cx, &du, f, dx, Into::Add) };
-    let mut passed = cx.alloc(&[n, k])?;
-    through(cx, &du, f, &mut passed, Into::Overwrite)?;
-    dropout::add_masked(cx, &passed, mask, dx)
 }
 
-/// to ← [to +] du·A.
-fn through(cx: &Cx, du: &Buf, f: Factors<'_>, to: &mut Buf, into: Into) -> Result<()> {
-    let (n, k) = (to.rows(), to.cols());
-    if let Some(gpu) = cx.gpu() {
-        let add = if into == Into::Add { Add::Accumulate } else { Add::Overwrite };
-        return gpu.product(to.matrix()?, add, 1.0, du.matrix()?, f.a.matrix(f.r, k)?);
+fn back_in_bf16(
+    cx: &Cx,
+    x: &Buf,
+    u: &Buf,
+    f: Factors<'_>,
+    dy: &Buf,
+    [da, db]: [&mut [f32]; 2],
+) -> Result<Buf> {
+    let (n, k, out) = (x.rows(), x.cols(), dy.cols());
+    let mut du = cx.alloc(&[n, f.r])?;
+    let dye = Even::new(cx, dy)?;
+    let term = dye.term(Source::columns(Stored::F32(f.b.host()?, f.scale), out, f.r))?;
+    let sink = Sink::bf16(du.bf16_mut()?, None, None);
+    bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
+    // Sums over tokens: the transposed small factor against the wide activations, as they lie.
+    let (ut, dut) = (transposed(cx, u)?, transposed(cx, &du)?);
+    let stride = n.next_multiple_of(2);
+    let dy = Source::columns(Stored::Bf16(dy.bf16()?), n, out);
+    let x = Source::columns(Stored::Bf16(x.bf16()?), n, k);
+    let products = [
+        Product {
+            rows: f.r,
+            columns: out,
+            terms: &[Term { x: ut.bf16()?, stride, source: dy }],
+            sink: Sink::transposed(db, f.scale),
+        },
+        Product {
+            rows: f.r,
+            columns: k,
+            terms: &[Term { x: dut.bf16()?, stride, source: x }],
+            sink: Sink::f32(da, true, 1.0),
+        },
+    ];
+    bf16_gemm::run(cx, &products)?;
+    Ok(du)
+}
+
+/// uᵀ (R, N) in rows of an even length.
+fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
+    let (n, r) = (u.rows(), u.cols());
+    let stride = n.next_multiple_of(2);
+    let mut out = cx.alloc(&[stride, r])?; // (R, stride) in truth: rows count tokens for the pool
+    let (to, from) = (out.bf16_mut()?, u.bf16()?);
+    for (j, to) in to.chunks_mut(stride).enumerate() {
+        to[n..].fill(bf16::ZERO);
+        to.iter_mut().zip(from[j..].iter().step_by(r)).for_each(|(to, from)| *to = *from);
     }
-    let a = View::new(f.a.host()?, f.r, k);
-    matmul(ViewMut::new(to.f32_mut()?, n, k), into, 1.0, View::new(du.f32()?, n, f.r), a);
-    Ok(())
+    Ok(out)
+}
+
+fn back_in_f32(
+    cx: &Cx,
+    x: &Buf,
+    u: &Buf,
+    f: Factors<'_>,
+    dy: &Buf,
+    [da, db]: [&mut [f32]; 2],
+) -> Result<Buf> {
+    let (n, k, out, r) = (x.rows(), x.cols(), dy.cols(), f.r);
+    let (x, u, dy) = (cx.wide(x)?, cx.wide(u)?, cx.wide(dy)?);
+    let mut du = cx.alloc_f32(&[n, r])?;
+    let dyv = View::new(dy.f32()?, n, out);
+    let uv = View::new(u.f32()?, n, r);
+    matmul(ViewMut::new(db, out, r), Into::Add, f.scale, dyv.t(), uv);
+    let b = View::new(f.b.host()?, out, r);
+    matmul(ViewMut::new(du.f32_mut()?, n, r), Into::Overwrite, f.scale, dyv, b);
+    let duv = View::new(du.f32()?, n, r);
+    matmul(ViewMut::new(da, r, k), Into::Add, 1.0, duv.t(), View::new(x.f32()?, n, k));
+    cx.stored(du)
 }

@@ -1,10 +1,10 @@
 //! The math. Every op has a forward and a backward; none knows what model it works for.
 //!
 //! An op takes the context [`Cx`] and owned buffers ([`Buf`]). Backward passes *add* into their `dx` (beta = 1), so that a value
-//! used twice needs no extra pass. On the CPU all ops compute in f32; in `bf16-true` the values between ops are rounded to bf16
-//! ([`Cx::round`]) and what is kept for the backward pass is stored as bf16 ([`Cx::pack`]).
+//! used twice needs no extra pass. Values between ops are stored in the compute dtype ([`value::Value`] on the CPU); every op
+//! computes in f32 and rounds once, when it stores.
 //!
-//! On a CUDA device the same functions launch the kernels of `src/kernels`, which compute in f32 and store in the compute dtype.
+//! On a CUDA device the same functions launch the kernels of `src/kernels`.
 //!
 //! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
 
@@ -27,6 +27,7 @@ pub mod rows;
 mod shared;
 pub mod simd;
 pub mod swiglu;
+pub mod value;
 pub mod weight;
 
 pub use buf::Buf;

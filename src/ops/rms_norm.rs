@@ -1,8 +1,9 @@
 //! RMSNorm: y = x·r·g with r = 1/√(mean(x²) + ε) per token.
 //!
-//! x, y: (N, C) f32, g: (C), r: (N). Backward: dx += r·(dy⊙g) − x·r³/C·Σ(dy⊙g⊙x).
+//! x, y: (N, C), g: (C) f32, r: (N) f32. Backward: dx += r·(dy⊙g) − x·r³/C·Σ(dy⊙g⊙x).
 //! Zhang & Sennrich 2019, arXiv:1910.07467 · transformers v5.23 `LlamaRMSNorm`
 
+use super::value::{Value, by_type};
 use super::{Buf, Cx, Vector, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
@@ -24,14 +25,20 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
         unsafe { gpu.by_row("rms_norm_forward", n, &args) }?;
         return Ok((y, r));
     }
-    let rows = y.f32_mut()?.par_chunks_mut(c).zip(r.f32_mut()?).zip(x.f32()?.par_chunks(c));
-    rows.for_each(|((y, r), x)| {
+    by_type!(x.dtype(), forward_cpu(x, g, eps, &mut y, &mut r))?;
+    Ok((y, r))
+}
+
+fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf) -> Result<()> {
+    let c = g.len();
+    let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32_mut()?).zip(T::of(x)?.par_chunks(c));
+    rows.with_min_len(8).for_each(|((y, r), x)| {
         simd::vectorized(|| {
             *r = 1.0 / (simd::dot(x, x) / c as f32 + eps).sqrt();
             scale_row(y, x, g, *r);
         });
     });
-    Ok((y, r))
+    Ok(())
 }
 
 /// y again from x and the saved r.
@@ -49,15 +56,21 @@ pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
         unsafe { gpu.each("rms_norm_recompute", n * c, &args) }?;
         return Ok(y);
     }
-    let rows = y.f32_mut()?.par_chunks_mut(c).zip(r.f32()?).zip(x.f32()?.par_chunks(c));
-    rows.for_each(|((y, r), x)| simd::vectorized(|| scale_row(y, x, g, *r)));
+    by_type!(x.dtype(), recompute_cpu(x, g, r, &mut y))?;
     Ok(y)
 }
 
+fn recompute_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
+    let c = g.len();
+    let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32()?).zip(T::of(x)?.par_chunks(c));
+    rows.with_min_len(8).for_each(|((y, r), x)| simd::vectorized(|| scale_row(y, x, g, *r)));
+    Ok(())
+}
+
 #[inline(always)]
-fn scale_row(y: &mut [f32], x: &[f32], g: &[f32], r: f32) {
+fn scale_row<T: Value>(y: &mut [T], x: &[T], g: &[f32], r: f32) {
     for ((y, x), g) in y.iter_mut().zip(x).zip(g) {
-        *y = x * r * g;
+        *y = T::near(x.wide() * r * g);
     }
 }
 
@@ -75,18 +88,35 @@ pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -
         // SAFETY: rms_norm_backward(T *dx, const T *dy, const T *x, const float *g, const float *r, int c), a block a row.
         return unsafe { gpu.by_row("rms_norm_backward", x.rows(), &args) };
     }
-    let rows = dx.f32_mut()?.par_chunks_mut(c).zip(dy.f32()?.par_chunks(c));
-    rows.zip(x.f32()?.par_chunks(c)).zip(r.f32()?).for_each(|(((dx, dy), x), &r)| {
+    by_type!(x.dtype(), backward_cpu(dy, x, g, r, dx))
+}
+
+fn backward_cpu<T: Value>(dy: &Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Buf) -> Result<()> {
+    let c = g.len();
+    let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of(dy)?.par_chunks(c));
+    let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);
+    rows.with_min_len(8).for_each(|(((dx, dy), x), &r)| {
         simd::vectorized(|| {
-            let mut lanes = [0.0f32; 16];
-            for (i, ((dy, x), g)) in dy.iter().zip(x).zip(g.iter()).enumerate() {
-                lanes[i & 15] += dy * g * x;
-            }
-            let back = lanes.iter().sum::<f32>() * r * r * r / c as f32;
+            let back = weighted_dot(dy, x, g) * r * r * r / c as f32;
             for (((dx, dy), x), g) in dx.iter_mut().zip(dy).zip(x).zip(g.iter()) {
-                *dx += r * dy * g - x * back;
+                *dx = T::near(dx.wide() + r * dy.wide() * g - x.wide() * back);
             }
         });
     });
     Ok(())
+}
+
+/// Σ dy⊙g⊙x over 16 lanes.
+#[inline(always)]
+fn weighted_dot<T: Value>(dy: &[T], x: &[T], g: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (dys, xs, gs) = (dy.chunks_exact(16), x.chunks_exact(16), g.chunks_exact(16));
+    let tails = dys.remainder().iter().zip(xs.remainder()).zip(gs.remainder());
+    let tail: f32 = tails.map(|((dy, x), g)| dy.wide() * g * x.wide()).sum();
+    for ((dy, x), g) in dys.zip(xs).zip(gs) {
+        for i in 0..16 {
+            lanes[i] += dy[i].wide() * g[i] * x[i].wide();
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
 }

@@ -1,10 +1,11 @@
 //! Rotary embedding, half-split ("rotate_half") layout as in Hugging Face's Llama.
 //!
-//! x: (N, heads·D) f32, rotated in place: (x₁, x₂) ← (x₁·cos − x₂·sin, x₂·cos + x₁·sin) with x₁, x₂ the halves of a head and
+//! x: (N, heads·D), rotated in place: (x₁, x₂) ← (x₁·cos − x₂·sin, x₂·cos + x₁·sin) with x₁, x₂ the halves of a head and
 //! cos, sin from the table row of the token's position. Backward is the inverse rotation (sin → −sin).
 //! Su et al. 2021, arXiv:2104.09864 · transformers v5.23 `modeling_llama.py::apply_rotary_pos_emb`
 
-use super::{Buf, Cx, Mirror, Vector};
+use super::value::{Value, by_type};
+use super::{Buf, Cx, Mirror, Vector, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
@@ -78,17 +79,25 @@ pub fn rotate(
         // float sign); every position lies inside the table (checked).
         return unsafe { gpu.each("rope", n * heads * half, &args) };
     }
-    x.f32_mut()?.par_chunks_mut(cols).zip(&positions[..]).for_each(|(row, &p)| {
+    by_type!(x.dtype(), rotate_cpu(x, table, positions, sign))
+}
+
+fn rotate_cpu<T: Value>(x: &mut Buf, table: &Table, positions: &[u32], sign: f32) -> Result<()> {
+    let (cols, half) = (x.cols(), table.half);
+    let rows = T::of_mut(x)?.par_chunks_mut(cols).zip(positions).with_min_len(8);
+    rows.for_each(|(row, &p)| {
         let at = p as usize * half;
         let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
-        for head in row.chunks_mut(2 * half) {
-            let (lo, hi) = head.split_at_mut(half);
-            for i in 0..half {
-                let (a, b, s) = (lo[i], hi[i], sign * sin[i]);
-                lo[i] = a * cos[i] - b * s;
-                hi[i] = b * cos[i] + a * s;
+        simd::vectorized(|| {
+            for head in row.chunks_mut(2 * half) {
+                let (lo, hi) = head.split_at_mut(half);
+                for ((lo, hi), (cos, sin)) in lo.iter_mut().zip(hi).zip(cos.iter().zip(sin)) {
+                    let (a, b, s) = (lo.wide(), hi.wide(), sign * sin);
+                    *lo = T::near(a * cos - b * s);
+                    *hi = T::near(b * cos + a * s);
+                }
             }
-        }
+        });
     });
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Whole rows: y += x, gathering rows by number and putting them back.
 
+use super::value::{Value, by_type};
 use super::{Buf, Cx, Mirror, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
@@ -18,9 +19,15 @@ pub fn add(cx: &Cx, y: &mut Buf, x: &Buf) -> Result<()> {
         // SAFETY: add(T *y, const T *x, u64 n), both of n elements.
         return unsafe { gpu.each("add", n, &[y.arg()?, x.arg()?, Arg::U64(n as u64)]) };
     }
-    let chunks = y.f32_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
+    by_type!(x.dtype(), add_cpu(y, x))
+}
+
+fn add_cpu<T: Value>(y: &mut Buf, x: &Buf) -> Result<()> {
+    let chunks = T::of_mut(y)?.par_chunks_mut(1 << 14).zip(T::of(x)?.par_chunks(1 << 14));
     chunks.for_each(|(y, x)| {
-        simd::vectorized(|| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+        simd::vectorized(|| {
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::near(y.wide() + x.wide()));
+        });
     });
     Ok(())
 }
@@ -39,11 +46,16 @@ pub fn gather(cx: &Cx, x: &Buf, rows: &Mirror<'_, u32>) -> Result<Buf> {
         unsafe { gpu.each("gather", n * c, &args) }?;
         return Ok(y);
     }
-    let x = x.f32()?;
-    for (y, &row) in y.f32_mut()?.chunks_mut(c).zip(rows.iter()) {
+    by_type!(x.dtype(), gather_cpu(x, rows, &mut y))?;
+    Ok(y)
+}
+
+fn gather_cpu<T: Value>(x: &Buf, rows: &[u32], y: &mut Buf) -> Result<()> {
+    let (x, c) = (T::of(x)?, x.cols());
+    for (y, &row) in T::of_mut(y)?.chunks_mut(c).zip(rows) {
         y.copy_from_slice(&x[row as usize * c..][..c]);
     }
-    Ok(y)
+    Ok(())
 }
 
 /// Writes the rows of `x` (n, C) over the distinct rows of `y` (N, C) that `rows` names.
@@ -61,8 +73,13 @@ pub fn scatter(cx: &Cx, x: &Buf, rows: &Mirror<'_, u32>, y: &mut Buf) -> Result<
         // SAFETY: scatter(T *y, const T *x, const u32 *rows, u64 n, int c); every row exists (checked).
         return unsafe { gpu.each("scatter", n * c, &args) };
     }
-    let y = y.f32_mut()?;
-    for (x, &row) in x.f32()?.chunks(c).zip(rows.iter()) {
+    by_type!(x.dtype(), scatter_cpu(x, rows, y))
+}
+
+fn scatter_cpu<T: Value>(x: &Buf, rows: &[u32], y: &mut Buf) -> Result<()> {
+    let c = x.cols();
+    let y = T::of_mut(y)?;
+    for (x, &row) in T::of(x)?.chunks(c).zip(rows) {
         y[row as usize * c..][..c].copy_from_slice(x);
     }
     Ok(())

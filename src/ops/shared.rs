@@ -1,16 +1,22 @@
 //! One array that parallel tasks write apart from each other.
 
-/// A pointer to f32 values whose parts belong to one task each.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32, usize);
+/// A pointer to values whose parts belong to one task each.
+pub struct Shared<T>(*mut T, usize);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: every task takes only parts that no other task takes: the promise of `slice`.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
-    pub(super) fn new(values: &mut [f32]) -> Self {
+impl<T> Shared<T> {
+    pub(super) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr(), values.len())
     }
 
@@ -18,14 +24,24 @@ impl Shared {
     ///
     /// # Safety
     /// The array must outlive the slice, and no other task may touch these values meanwhile.
-    pub(super) unsafe fn slice<'a>(self, at: usize, size: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn slice<'a>(self, at: usize, size: usize) -> &'a mut [T] {
         assert!(at + size <= self.1, "a part outside the array");
         // SAFETY: inside the array (asserted); exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), size) }
     }
 
+    /// The number of values.
+    pub(super) fn len(self) -> usize {
+        self.1
+    }
+
+    /// The first value's address.
+    pub(super) fn base(self) -> *mut T {
+        self.0
+    }
+
     /// The address of value `at`.
-    pub(super) fn at(self, at: usize) -> *mut f32 {
+    pub(super) fn at(self, at: usize) -> *mut T {
         assert!(at < self.1.max(1), "a part outside the array");
         // SAFETY: inside the array (asserted).
         unsafe { self.0.add(at) }

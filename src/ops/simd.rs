@@ -3,6 +3,7 @@
 //! [`vectorized`] compiles a closure for AVX-512, AVX2 and the baseline and picks one at run time (crate `pulp`). The exponential
 //! is a polynomial without branches, so that it vectorises; libm's does not.
 
+use super::value::Value;
 use half::bf16;
 use pulp::Arch;
 
@@ -33,13 +34,6 @@ pub fn widen(from: &[bf16], to: &mut [f32]) {
         to.iter_mut()
             .zip(from)
             .for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
-    });
-}
-
-/// Rounds to bf16 in place.
-pub fn round(values: &mut [f32]) {
-    vectorized(|| {
-        values.iter_mut().for_each(|v| *v = f32::from_bits(u32::from(narrow_bits(*v)) << 16));
     });
 }
 
@@ -74,13 +68,14 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// Σ aᵢbᵢ over 16 lanes, in an order that depends on the length alone.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot<T: Value>(a: &[T], b: &[T]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (ac, bc) = (a.chunks_exact(16), b.chunks_exact(16));
-    let tail: f32 = ac.remainder().iter().zip(bc.remainder()).map(|(x, y)| x * y).sum();
+    let tails = ac.remainder().iter().zip(bc.remainder());
+    let tail: f32 = tails.map(|(x, y)| x.wide() * y.wide()).sum();
     for (x, y) in ac.zip(bc) {
         for i in 0..16 {
-            lanes[i] += x[i] * y[i];
+            lanes[i] += x[i].wide() * y[i].wide();
         }
     }
     lanes.iter().sum::<f32>() + tail

@@ -1,8 +1,9 @@
 //! SwiGLU: h = silu(a)⊙b with silu(a) = a·σ(a).
 //!
-//! a, b, h: (N, F) f32. Backward: da = dh⊙b⊙σ(a)(1 + a(1−σ(a))), db = dh⊙silu(a), written over a and b.
+//! a, b, h: (N, F). Backward: da = dh⊙b⊙σ(a)(1 + a(1−σ(a))), db = dh⊙silu(a), written over a and b.
 //! Shazeer 2020, arXiv:2002.05202
 
+use super::value::{Value, by_type};
 use super::{Buf, Cx, simd};
 use crate::gpu::Arg;
 use candle_core::Result;
@@ -24,15 +25,21 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
         unsafe { gpu.each("swiglu_forward", n, &args) }?;
         return Ok(h);
     }
-    let chunks = h.f32_mut()?.par_chunks_mut(CHUNK).zip(a.f32()?.par_chunks(CHUNK));
-    chunks.zip(b.f32()?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
+    by_type!(a.dtype(), forward_cpu(a, b, &mut h))?;
+    Ok(h)
+}
+
+fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
+    let chunks = T::of_mut(h)?.par_chunks_mut(CHUNK).zip(T::of(a)?.par_chunks(CHUNK));
+    chunks.zip(T::of(b)?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
         simd::vectorized(|| {
             for ((h, a), b) in h.iter_mut().zip(a).zip(b) {
-                *h = a * simd::sigmoid(*a) * b;
+                let a = a.wide();
+                *h = T::near(a * simd::sigmoid(a) * b.wide());
             }
         });
     });
-    Ok(h)
+    Ok(())
 }
 
 /// Replaces a by da and b by db.
@@ -48,14 +55,18 @@ pub fn backward(cx: &Cx, dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
         // SAFETY: swiglu_backward(const T *dh, T *a, T *b, u64 n), all of n elements.
         return unsafe { gpu.each("swiglu_backward", n, &args) };
     }
-    let chunks = a.f32_mut()?.par_chunks_mut(CHUNK).zip(b.f32_mut()?.par_chunks_mut(CHUNK));
-    chunks.zip(dh.f32()?.par_chunks(CHUNK)).for_each(|((a, b), dh)| {
+    by_type!(dh.dtype(), backward_cpu(dh, a, b))
+}
+
+fn backward_cpu<T: Value>(dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
+    let chunks = T::of_mut(a)?.par_chunks_mut(CHUNK).zip(T::of_mut(b)?.par_chunks_mut(CHUNK));
+    chunks.zip(T::of(dh)?.par_chunks(CHUNK)).for_each(|((da, db), dh)| {
         simd::vectorized(|| {
-            for ((a, b), dh) in a.iter_mut().zip(b.iter_mut()).zip(dh) {
-                let s = simd::sigmoid(*a);
-                let silu = *a * s;
-                *a = dh * *b * s * (1.0 + *a * (1.0 - s));
-                *b = dh * silu;
+            for ((da, db), dh) in da.iter_mut().zip(db.iter_mut()).zip(dh) {
+                let (a, b, dh) = (da.wide(), db.wide(), dh.wide());
+                let s = simd::sigmoid(a);
+                *da = T::near(dh * b * s * (1.0 + a * (1.0 - s)));
+                *db = T::near(dh * a * s);
             }
         });
     });

@@ -4,6 +4,7 @@
 //! f32 already and widened or dequantised into a reused scratch buffer otherwise.
 
 use super::Buf;
+use super::bf16_gemm::Stored;
 use super::cx::Cx;
 use crate::gpu::{Arg, Matrix, Memory, NULL};
 use crate::quant::dynamic_map::dynamic_map;
@@ -244,35 +245,13 @@ impl Weight {
         Ok(out)
     }
 
-    /// Whether the values are bf16 without rounding: what the bf16 products take.
-    pub fn is_bf16(&self) -> bool {
-        matches!(self.data, Data::Dense(_, DType::BF16) | Data::Nf4(_, DType::BF16))
-    }
-
-    /// Calls `f(first row, values)` for blocks of rows that cover the matrix in order, in bf16: all at once where they lie so.
-    ///
-    /// # Errors
-    /// When the values are not bf16; what `f` returns.
-    pub fn for_bf16_blocks(
-        &self,
-        cx: &Cx,
-        mut f: impl FnMut(usize, &[bf16]) -> Result<()>,
-    ) -> Result<()> {
-        let packed = match &self.data {
-            Data::Dense(bytes, DType::BF16) => return f(0, cast(bytes)?),
-            Data::Nf4(packed, DType::BF16) => packed,
-            _ => bail!("{self:?} is not bf16"),
-        };
-        // A multiple of 64 rows never cuts an NF4 block and is even.
-        let block = (2 * BLOCK / self.cols.max(1)).next_multiple_of(64).min(self.rows);
-        let mut scratch = cx.alloc_bf16_rows(&[block, self.cols])?;
-        for r0 in (0..self.rows).step_by(block) {
-            let r1 = (r0 + block).min(self.rows);
-            let values = &mut scratch.bf16_mut()?[..(r1 - r0) * self.cols];
-            packed.dequantize_bf16(r0 * self.cols, values);
-            f(r0, values)?;
+    /// The values for a product in bf16, if they are bf16 without rounding.
+    pub fn stored(&self) -> Option<Stored<'_>> {
+        match &self.data {
+            Data::Dense(bytes, DType::BF16) => cast(bytes).ok().map(Stored::Bf16),
+            Data::Nf4(packed, DType::BF16) => Some(Stored::Nf4(packed)),
+            _ => None,
         }
-        Ok(())
     }
 
     /// Calls `f(first row, rows, values)` for blocks of rows that cover the matrix in order.
@@ -289,7 +268,7 @@ impl Weight {
         }
         // NF4 blocks of 64 elements must not be cut: a multiple of 64 rows never cuts one.
         let block = (BLOCK / self.cols.max(1)).next_multiple_of(64).min(self.rows);
-        let mut scratch = cx.alloc_rows(&[block, self.cols], block)?;
+        let mut scratch = cx.alloc_f32_rows(&[block, self.cols], block)?;
         for r0 in (0..self.rows).step_by(block) {
             let r1 = (r0 + block).min(self.rows);
             let values = &mut scratch.f32_mut()?[..(r1 - r0) * self.cols];

@@ -1,57 +1,76 @@
-//! NF4 to bf16, 32 elements an instruction where the processor has AVX-512.
+//! NF4 to bf16: a block's 16 values are rounded once and then looked up, 32 elements an instruction where the processor has
+//! AVX-512 with bf16.
 
 use super::nf4::{BLOCK, CODEBOOK};
 use half::bf16;
+use std::ops::Range;
 
-/// Elements of whole blocks: `packed` holds two codes a byte, `scales` one value a block of 64; `out` may end inside a block.
-pub(super) fn to_bf16(packed: &[u8], scales: &[f32], out: &mut [bf16]) {
+/// Elements `start..start + out.len()`: `packed` holds two codes a byte, `scale(b)` is that of block b.
+pub(super) fn to_bf16(packed: &[u8], scale: impl Fn(usize) -> f32, start: usize, out: &mut [bf16]) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512f") {
-        // SAFETY: the features were asked for.
-        return unsafe { by_permutation(packed, scales, out) };
+    if start.is_multiple_of(2)
+        && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+    {
+        // SAFETY: the features were asked for; AVX512-BF16 includes F.
+        return unsafe { by_permutation(packed, scale, start, out) };
     }
-    plain(packed, scales, out);
+    plain(packed, scale, start, out);
 }
 
-fn table(scale: f32) -> [bf16; 16] {
-    CODEBOOK.map(|c| bf16::from_f32(c * scale))
+/// The parts of `start..start + len` that lie in one block each: (block, first element, where in the output).
+fn parts(start: usize, len: usize) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    let end = start + len;
+    (start / BLOCK..end.div_ceil(BLOCK)).map(move |b| {
+        let (from, to) = ((b * BLOCK).max(start), ((b + 1) * BLOCK).min(end));
+        (b, from, from - start..to - start)
+    })
 }
 
-fn plain(packed: &[u8], scales: &[f32], out: &mut [bf16]) {
-    for ((out, bytes), scale) in out.chunks_mut(BLOCK).zip(packed.chunks(BLOCK / 2)).zip(scales) {
-        let table = table(*scale);
-        for (pair, byte) in out.chunks_mut(2).zip(bytes) {
-            pair[0] = table[usize::from(byte >> 4)];
-            if let Some(odd) = pair.get_mut(1) {
-                *odd = table[usize::from(byte & 15)];
-            }
+fn plain(packed: &[u8], scale: impl Fn(usize) -> f32, start: usize, out: &mut [bf16]) {
+    for (b, first, part) in parts(start, out.len()) {
+        let scale = scale(b);
+        let table = CODEBOOK.map(|c| bf16::from_f32(c * scale));
+        for (i, out) in (first..).zip(&mut out[part]) {
+            *out = table[usize::from(packed[i / 2] >> (4 * (1 - i % 2)) & 15)];
         }
     }
 }
 
 /// # Safety
-/// The processor must have AVX-512 F and BW.
+/// The processor must have the features named; `start` must be even.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn by_permutation(packed: &[u8], scales: &[f32], out: &mut [bf16]) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn by_permutation(
+    packed: &[u8],
+    scale: impl Fn(usize) -> f32,
+    start: usize,
+    out: &mut [bf16],
+) {
     use std::arch::x86_64::*;
-    let whole = (out.len() / BLOCK).min(packed.len() / (BLOCK / 2)).min(scales.len());
-    for (b, scale) in scales.iter().enumerate().take(whole) {
-        let table = table(*scale);
-        // SAFETY: block b has 32 bytes and 64 outputs (`whole`); the table has 16 words and is read as such.
-        unsafe {
-            let table = _mm512_castsi256_si512(_mm256_loadu_si256(table.as_ptr().cast()));
-            for half in 0..2 {
-                let bytes = _mm_loadu_si128(packed.as_ptr().add(b * 32 + half * 16).cast());
+    // SAFETY: the codebook has 16 values.
+    let codebook = unsafe { _mm512_loadu_ps(CODEBOOK.as_ptr()) };
+    for (b, first, part) in parts(start, out.len()) {
+        let scaled = _mm512_mul_ps(codebook, _mm512_set1_ps(scale(b)));
+        // SAFETY: both types are 256 bits of 16 bf16 values.
+        let table: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(scaled)) };
+        let table = _mm512_castsi256_si512(table);
+        for (i, out) in out[part].chunks_mut(32).enumerate() {
+            let bytes = &packed[first / 2 + i * 16..][..out.len().div_ceil(2)];
+            // SAFETY: masks keep to `bytes` and `out`.
+            unsafe {
+                let mask = ((1u32 << bytes.len()) - 1) as __mmask16;
+                let bytes = _mm_maskz_loadu_epi8(mask, bytes.as_ptr().cast());
                 let bytes = _mm512_cvtepu8_epi32(bytes);
                 let low = _mm512_slli_epi32(_mm512_and_si512(bytes, _mm512_set1_epi32(15)), 16);
                 let codes = _mm512_or_si512(_mm512_srli_epi32(bytes, 4), low);
                 let values = _mm512_permutexvar_epi16(codes, table);
-                _mm512_storeu_si512(out.as_mut_ptr().add(b * BLOCK + half * 32).cast(), values);
+                let mask = u32::MAX >> (32 - out.len());
+                _mm512_mask_storeu_epi16(out.as_mut_ptr().cast(), mask, values);
             }
         }
     }
-    plain(&packed[whole * BLOCK / 2..], &scales[whole..], &mut out[whole * BLOCK..]);
 }
 
 #[cfg(test)]
@@ -60,13 +79,15 @@ mod tests {
 
     #[test]
     fn permuted_is_plain() {
-        let packed: Vec<u8> = (0..70).map(|i| (i * 37 % 251) as u8).collect();
-        let scales = [0.3, -1.7, 2.5];
-        for len in [140, 139, 128, 63, 1] {
+        let packed: Vec<u8> = (0..100).map(|i| (i * 37 % 251) as u8).collect();
+        let scale = |b: usize| [0.3, -1.7, 2.5, 1.1][b];
+        for (start, len) in
+            [(0, 200), (0, 139), (64, 128), (6, 63), (2, 1), (48, 48), (62, 2), (7, 30)]
+        {
             let (mut ours, mut theirs) = (vec![bf16::NAN; len], vec![bf16::ZERO; len]);
-            to_bf16(&packed, &scales, &mut ours);
-            plain(&packed, &scales, &mut theirs);
-            assert_eq!(ours, theirs, "{len} elements");
+            to_bf16(&packed, scale, start, &mut ours);
+            plain(&packed, scale, start, &mut theirs);
+            assert_eq!(ours, theirs, "{len} elements from {start}");
         }
     }
 }

@@ -96,6 +96,11 @@ pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
     Nf4 { packed, absmax, len: w.len() }
 }
 
+fn signed_map() -> &'static [f32] {
+    static MAP: OnceLock<Vec<f32>> = OnceLock::new();
+    MAP.get_or_init(|| dynamic_map(true))
+}
+
 impl Nf4 {
     /// The blocks' scales in f32: borrowed, or decoded where they are nested.
     pub fn scales(&self) -> Cow<'_, [f32]> {
@@ -103,31 +108,30 @@ impl Nf4 {
     }
 
     fn scales_of(&self, blocks: Range<usize>) -> Cow<'_, [f32]> {
-        static MAP: OnceLock<Vec<f32>> = OnceLock::new();
         match &self.absmax {
             Absmax::Plain(scales) => Cow::Borrowed(&scales[blocks]),
+            Absmax::Nested { .. } => Cow::Owned(blocks.map(|b| self.scale(b)).collect()),
+        }
+    }
+
+    /// The scale of block `b`.
+    #[inline]
+    fn scale(&self, b: usize) -> f32 {
+        match &self.absmax {
+            Absmax::Plain(scales) => scales[b],
             Absmax::Nested { codes, absmax2, offset } => {
-                let map = MAP.get_or_init(|| dynamic_map(true));
-                let scale =
-                    |i: usize| map[usize::from(codes[i])] * absmax2[i / NESTED_BLOCK] + offset;
-                Cow::Owned(blocks.map(scale).collect())
+                signed_map()[usize::from(codes[b])] * absmax2[b / NESTED_BLOCK] + offset
             }
         }
     }
 
-    /// Elements `start..start + out.len()` rounded to bf16, on all threads; `start` is a multiple of 64.
+    /// Elements `start..start + out.len()` rounded to bf16, on the calling thread.
     ///
     /// # Panics
-    /// When the range exceeds the tensor or starts inside a block.
-    pub fn dequantize_bf16(&self, start: usize, out: &mut [bf16]) {
+    /// When the range exceeds the tensor.
+    pub fn decode_bf16(&self, start: usize, out: &mut [bf16]) {
         assert!(start + out.len() <= self.len, "NF4 range exceeds the tensor");
-        assert!(start.is_multiple_of(BLOCK), "NF4 range starts inside a block");
-        const PIECE: usize = BLOCK * 64;
-        out.par_chunks_mut(PIECE).enumerate().for_each(|(i, out)| {
-            let at = start + i * PIECE;
-            let scales = self.scales_of(at / BLOCK..(at + out.len()).div_ceil(BLOCK));
-            super::decode::to_bf16(&self.packed[at / 2..], &scales, out);
-        });
+        super::decode::to_bf16(&self.packed, |b| self.scale(b), start, out);
     }
 
     /// Elements `start..start + out.len()` as f32, on all threads.

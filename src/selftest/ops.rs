@@ -5,6 +5,7 @@ use super::reference;
 use crate::ops::attention::{self, Heads, Saved, Sight, Span};
 use crate::ops::cx::rounded;
 use crate::ops::dropout::{self, Mask};
+use crate::ops::linear::{Back, Plus};
 use crate::ops::lora::{self, Factors};
 use crate::ops::rope::{self, Turn};
 use crate::ops::{
@@ -13,7 +14,8 @@ use crate::ops::{
 use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::quant;
-use candle_core::Result;
+use candle_core::{DType, Result};
+use half::bf16;
 
 /// Rows and columns that no tile divides.
 const N: usize = 37;
@@ -56,6 +58,17 @@ impl<'a> Checks<'a> {
 
     fn buf(&self, values: &[f32], cols: usize) -> Result<Buf> {
         self.cx.from_slice(values, &[values.len() / cols, cols])
+    }
+
+    /// A dense weight in the compute dtype.
+    fn weight(&self, w: &[f32], rows: usize, cols: usize) -> Result<Weight> {
+        let weight = match self.cx.compute() {
+            DType::BF16 => {
+                Weight::from_bf16(w.iter().map(|w| bf16::from_f32(*w)).collect(), rows, cols)?
+            }
+            _ => Weight::from_f32(w.to_vec(), rows, cols)?,
+        };
+        weight.to_device(self.cx)
     }
 
     fn check(&mut self, what: &str, shape: String, ours: &[f32], theirs: &[f64]) {
@@ -115,30 +128,36 @@ impl<'a> Checks<'a> {
     fn product(&mut self, what: &str, weight: &Weight, w: &[f32], bias: bool) -> Result<()> {
         let (out, c) = (weight.rows(), weight.cols());
         let (x, dy) = (self.inputs.values(N * c), self.inputs.values(N * out));
-        let (b, dx0) = (self.inputs.wide(out), self.inputs.values(N * c));
+        let (b, y0) = (self.inputs.wide(out), self.inputs.values(N * out));
         let shape = format!("{N} x {c} x {out}");
         let vector = Vector::new(self.cx, b.clone())?;
-        let y = linear::forward(self.cx, &self.buf(&x, c)?, weight, bias.then_some(&vector))?;
+        let residual = self.buf(&y0, out)?;
+        let plus = Plus {
+            bias: bias.then_some(&vector),
+            residual: bias.then_some(&residual),
+            ..Plus::default()
+        };
+        let y = linear::forward(self.cx, &self.buf(&x, c)?, weight, plus)?;
         let mut theirs = reference::product((N, c, out), |i, k| x[i * c + k], |k, j| w[j * c + k]);
         if bias {
-            theirs.iter_mut().enumerate().for_each(|(i, y)| *y += f64::from(b[i % out]));
+            theirs.iter_mut().enumerate().for_each(|(i, y)| {
+                *y += f64::from(b[i % out]) + f64::from(y0[i]);
+            });
         }
         self.check(what, shape.clone(), &y.to_f32()?, &theirs);
-        let mut dx = self.buf(&dx0, c)?;
-        linear::backward(self.cx, &self.buf(&dy, out)?, weight, &mut dx)?;
-        let mut theirs =
-            reference::product((N, out, c), |i, k| dy[i * out + k], |k, j| w[k * c + j]);
-        theirs.iter_mut().zip(&dx0).for_each(|(t, d)| *t += f64::from(*d));
+        let dy_buf = self.buf(&dy, out)?;
+        let dx = linear::backward(self.cx, &[Back { dy: &dy_buf, weight, low_rank: None }])?;
+        let theirs = reference::product((N, out, c), |i, k| dy[i * out + k], |k, j| w[k * c + j]);
         self.check(&format!("{what} dx"), shape, &dx.to_f32()?, &theirs);
         Ok(())
     }
 
     fn linear(&mut self) -> Result<()> {
         let w = self.inputs.values(OUT * C);
-        let weight = Weight::from_f32(w.clone(), OUT, C)?.to_device(self.cx)?;
+        let weight = self.weight(&w, OUT, C)?;
         self.product("linear", &weight, &w, true)?;
         let x = self.inputs.values(N * C);
-        let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, None, N)?;
+        let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, Plus::default(), N)?;
         let theirs = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
         let line = Line {
             what: "linear to f32".into(),
@@ -164,7 +183,8 @@ impl<'a> Checks<'a> {
     fn lora(&mut self, p: f32) -> Result<()> {
         let (r, scale, step, key) = (5, 1.7f32, 4, [11, 12]);
         let (x, dy) = (self.inputs.values(N * C), self.inputs.values(N * OUT));
-        let (y0, dx0) = (self.inputs.values(N * OUT), self.inputs.values(N * C));
+        let (y0, w) = (self.inputs.values(N * OUT), self.inputs.values(OUT * C));
+        let weight = self.weight(&w, OUT, C)?;
         let mut arena = Arena::default();
         let a = self.inputs.values(r * C);
         let b = self.inputs.values(OUT * r);
@@ -175,11 +195,16 @@ impl<'a> Checks<'a> {
         let mask = (p > 0.0).then_some(Mask { p, key, step, tokens: &origins });
 
         let (xb, dyb) = (self.buf(&x, C)?, self.buf(&dy, OUT)?);
-        let (mut y, mut dx) = (self.buf(&y0, OUT)?, self.buf(&dx0, C)?);
+        let residual = self.buf(&y0, OUT)?;
         let ([pa, pb], gradients) = arena.parts_and_gradients(&sa, &sb);
         let factors = Factors { a: pa, b: pb, r, scale };
-        let u = lora::forward(self.cx, &xb, factors, mask.as_ref(), &mut y)?;
-        lora::backward(self.cx, &xb, &u, factors, mask.as_ref(), &dyb, gradients, Some(&mut dx))?;
+        let u = lora::forward(self.cx, &xb, factors, mask.as_ref())?;
+        let plus =
+            Plus { low_rank: Some((&u, factors)), residual: Some(&residual), ..Plus::default() };
+        let y = linear::forward(self.cx, &xb, &weight, plus)?;
+        let du = lora::backward(self.cx, &xb, &u, factors, mask.as_ref(), &dyb, gradients)?;
+        let low_rank = Some((&du, factors, mask.as_ref()));
+        let dx = linear::backward(self.cx, &[Back { dy: &dyb, weight: &weight, low_rank }])?;
         arena.fetch_grads()?;
 
         let dropped = reference::dropout(&x, C, p, key, step, &tokens);
@@ -189,10 +214,14 @@ impl<'a> Checks<'a> {
         let u = narrow(reference::product((N, C, r), xd, |k, j| a[j * C + k]));
         let du =
             narrow(reference::product((N, OUT, r), |i, k| dy[i * OUT + k], |k, j| b[k * r + j]));
-        let plus = |v: Vec<f64>, base: &[f32]| -> Vec<f64> {
-            v.iter().zip(base).map(|(v, b)| s * v + f64::from(*b)).collect()
+        let plus = |v: Vec<f64>, base: &[f64]| -> Vec<f64> {
+            v.iter().zip(base).map(|(v, b)| s * v + b).collect()
         };
         let zeros = vec![0.0; OUT * C];
+        let mut y0: Vec<f64> = y0.into_iter().map(f64::from).collect();
+        let frozen = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
+        y0.iter_mut().zip(frozen).for_each(|(y, f)| *y += f);
+        let dx0 = reference::product((N, OUT, C), |i, k| dy[i * OUT + k], |k, j| w[k * C + j]);
         let want_y =
             plus(reference::product((N, r, OUT), |i, k| u[i * r + k], |k, j| b[j * r + k]), &y0);
         let want_db = plus(

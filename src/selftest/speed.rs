@@ -2,6 +2,7 @@
 
 use super::case::{Inputs, seconds};
 use crate::ops::attention::{self, Heads, Saved, Sight, Span};
+use crate::ops::linear::Plus;
 use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, rows, swiglu};
 use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
@@ -95,7 +96,7 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
     let bytes = s.c * s.c / 2 + s.c * s.c / 64;
     let w = Weight::nf4(packed, cx.compute(), s.c, s.c)?.to_device(cx)?;
     let one = buf(1, s.c)?;
-    let t = seconds(cx, || linear::forward(cx, &one, &w, None).map(drop))?;
+    let t = seconds(cx, || linear::forward(cx, &one, &w, Plus::default()).map(drop))?;
     add(
         "nf4-dq to one row's product",
         format!("{0} x {0}", s.c),
@@ -103,7 +104,7 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
         false,
         t,
     );
-    let t = seconds(cx, || linear::forward(cx, &x, &w, None).map(drop))?;
+    let t = seconds(cx, || linear::forward(cx, &x, &w, Plus::default()).map(drop))?;
     add("nf4-dq linear", format!("{} x {1} x {1}", s.n, s.c), 2 * s.n * s.c * s.c, true, t);
 
     let heads = Heads { heads: s.c / 64, kv_heads: s.c / 64, size: 64, window: None };
@@ -166,6 +167,6 @@ fn limits(
     let copy = (2 * s.n * s.f * size) as f64 / t;
     let w = Weight::from_f32(pattern_of(s.c * s.f), s.f, s.c)?.to_device(cx)?;
     let x = buf(s.n, s.c)?;
-    let t = seconds(cx, || linear::forward(cx, &x, &w, None).map(drop))?;
+    let t = seconds(cx, || linear::forward(cx, &x, &w, Plus::default()).map(drop))?;
     Ok(Limits { copy, gemm: (2 * s.n * s.c * s.f) as f64 / t })
 }

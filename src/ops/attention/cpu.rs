@@ -43,7 +43,8 @@ pub(super) fn forward(
     let spans = sight.spans;
     let (h, d, scale) = (heads.heads, heads.size, heads.scale());
     let (qw, kw, group) = (q.cols(), k.cols(), heads.heads / heads.kv_heads);
-    let (mut o, mut lse) = (cx.alloc(q.shape())?, cx.alloc_f32(&[q.rows(), h])?);
+    let (mut o, mut lse) = (cx.alloc_f32(q.shape())?, cx.alloc_f32(&[q.rows(), h])?);
+    let (q, k, v) = (cx.wide(q)?, cx.wide(k)?, cx.wide(v)?);
     let (out, lse_out) = (Shared::new(o.f32_mut()?), Shared::new(lse.f32_mut()?));
     let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
     let work: Vec<_> = spans
@@ -85,7 +86,7 @@ pub(super) fn forward(
             }
         });
     });
-    Ok((o, lse))
+    Ok((cx.stored(o)?, lse))
 }
 
 /// dq, dk, dv.
@@ -99,12 +100,16 @@ pub(super) fn backward(
     let spans = sight.spans;
     let (h, d, scale) = (heads.heads, heads.size, heads.scale());
     let (qw, kw, group) = (saved.q.cols(), saved.k.cols(), heads.heads / heads.kv_heads);
-    let mut dq = cx.alloc(saved.q.shape())?;
-    let (mut dk, mut dv) = (cx.zeros(saved.k.shape())?, cx.zeros(saved.v.shape())?);
+    let mut dq = cx.alloc_f32(saved.q.shape())?;
+    let (mut dk, mut dv) = (cx.alloc_f32(saved.k.shape())?, cx.alloc_f32(saved.v.shape())?);
+    dk.f32_mut()?.fill(0.0);
+    dv.f32_mut()?.fill(0.0);
     let (dq_out, dk_out, dv_out) =
         (Shared::new(dq.f32_mut()?), Shared::new(dk.f32_mut()?), Shared::new(dv.f32_mut()?));
-    let (q, k, v) = (saved.q.f32()?, saved.k.f32()?, saved.v.f32()?);
-    let (o, lse, dout) = (saved.o.f32()?, saved.lse.f32()?, dout.f32()?);
+    let [q, k, v, o, dout] = [saved.q, saved.k, saved.v, saved.o, dout].map(|x| cx.wide(x));
+    let (q, k, v, o, dout) = (q?, k?, v?, o?, dout?);
+    let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
+    let (o, lse, dout) = (o.f32()?, saved.lse.f32()?, dout.f32()?);
     let work: Vec<_> =
         spans.iter().flat_map(|s| (0..heads.kv_heads).map(move |kv| (s, kv))).collect();
     work.into_par_iter().for_each(|(span, kv_head)| {
@@ -168,5 +173,5 @@ pub(super) fn backward(
             }
         }
     });
-    Ok((dq, dk, dv))
+    Ok((cx.stored(dq)?, cx.stored(dk)?, cx.stored(dv)?))
 }

@@ -1,20 +1,39 @@
 //! The tile in registers.
 
-use super::WIDTH;
+use super::sink::Sink;
 use half::bf16;
 
-/// Rows of x against one panel.
-pub(super) struct Tiles<'a> {
-    /// First row's first pair; rows `x_stride` elements apart.
+/// Most rows and vectors of a tile: V vectors with [`ROWS`]`[V]` rows.
+pub(super) const ROWS: [usize; 5] = [0, 16, 12, 8, 6];
+
+/// A part of the inner dimension: rows of x and the panel that they meet.
+#[derive(Clone, Copy)]
+pub(super) struct Segment<'a> {
+    /// All of x from the first row's first pair of this part on; rows `stride` elements apart.
     pub(super) x: &'a [bf16],
-    pub(super) x_stride: usize,
-    pub(super) rows: usize,
-    /// (pairs, 48) words.
+    pub(super) stride: usize,
+    /// First word of this part in the panel.
+    pub(super) at: usize,
+    /// Pairs of this part.
+    pub(super) pairs: usize,
+}
+
+/// All tiles of one panel.
+pub(super) struct Tiles<'a> {
+    pub(super) segments: &'a [Segment<'a>],
     pub(super) panel: &'a [u32],
-    /// Columns of the panel that are stored.
+    /// Rows of the product, and those of this task.
+    pub(super) rows: usize,
+    pub(super) range: std::ops::Range<usize>,
+    /// Columns of the product, the panel's first, and how many of the panel are stored.
     pub(super) columns: usize,
-    /// Whether the target is added to.
-    pub(super) add: bool,
+    pub(super) first_column: usize,
+    pub(super) width: usize,
+    /// Sums of earlier parts of the inner dimension (range.len(), 16·V), where it takes several.
+    pub(super) sums: *mut f32,
+    pub(super) first: bool,
+    pub(super) last: bool,
+    pub(super) sink: &'a Sink<'a>,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -30,120 +49,176 @@ pub(super) fn supported() -> bool {
     false
 }
 
-/// Σ aᵢbᵢ of two rows of one length, in f32.
-///
-/// # Safety
-/// The processor must have what [`supported`] asks for.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn dot(a: &[bf16], b: &[bf16]) -> f32 {
-    use std::arch::x86_64::*;
-    let n = a.len().min(b.len());
-    // SAFETY: whole vectors end before n; the last is masked to it.
-    unsafe {
-        let load = |p: *const half::bf16| -> __m512bh {
-            std::mem::transmute(_mm512_loadu_si512(p.cast()))
-        };
-        let mut sums = [_mm512_setzero_ps(); 4];
-        let mut i = 0;
-        while i + 128 <= n {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                let (a, b) = (a.as_ptr().add(i + v * 32), b.as_ptr().add(i + v * 32));
-                *sum = _mm512_dpbf16_ps(*sum, load(a), load(b));
-            }
-            i += 128;
-        }
-        while i < n {
-            let left = (n - i).min(32);
-            let mask = (u64::MAX >> (64 - left)) as __mmask32;
-            let part = |p: *const half::bf16| -> __m512bh {
-                std::mem::transmute(_mm512_maskz_loadu_epi16(mask, p.cast()))
-            };
-            sums[0] = _mm512_dpbf16_ps(sums[0], part(a.as_ptr().add(i)), part(b.as_ptr().add(i)));
-            i += left;
-        }
-        let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-        _mm512_reduce_add_ps(sum)
-    }
-}
-
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) unsafe fn dot(_: &[bf16], _: &[bf16]) -> f32 {
     0.0
 }
 
-/// Runs all rows of the tiles against the panel into `c`, whose rows lie `c_stride` elements apart.
-///
-/// # Safety
-/// The processor must have what [`supported`] asks for; `c` must be valid for `rows` rows of `columns` elements that nobody else
-/// uses meanwhile.
-#[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn run(t: &Tiles<'_>, c: *mut f32, c_stride: usize) {
-    let pairs = t.panel.len() / WIDTH;
-    assert!(
-        t.rows == 0 || (t.rows - 1) * t.x_stride + 2 * pairs <= t.x.len(),
-        "rows outside the operand"
-    );
-    let mut row = 0;
-    while row < t.rows {
-        // SAFETY: rows `row..row + R` exist in x (asserted) and in c (the caller's promise).
-        unsafe {
-            let x = t.x.as_ptr().add(row * t.x_stride);
-            let c = c.add(row * c_stride);
-            match t.rows - row {
-                8.. => tile::<8>(t, pairs, x, c, c_stride),
-                7 => tile::<7>(t, pairs, x, c, c_stride),
-                6 => tile::<6>(t, pairs, x, c, c_stride),
-                5 => tile::<5>(t, pairs, x, c, c_stride),
-                4 => tile::<4>(t, pairs, x, c, c_stride),
-                3 => tile::<3>(t, pairs, x, c, c_stride),
-                2 => tile::<2>(t, pairs, x, c, c_stride),
-                _ => tile::<1>(t, pairs, x, c, c_stride),
-            }
-        }
-        row += 8;
-    }
-}
-
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn run(_: &Tiles<'_>, _: *mut f32, _: usize) {}
+pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>) {}
 
-/// R rows × 48 columns.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile<const R: usize>(
-    t: &Tiles<'_>,
-    pairs: usize,
-    x: *const bf16,
-    c: *mut f32,
-    c_stride: usize,
-) {
+pub(super) use x86::{dot, run};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{ROWS, Sink, Tiles, bf16};
     use std::arch::x86_64::*;
-    // SAFETY: the caller gave R rows of x with `pairs` pairs each, a panel of `pairs` × 48 words, and R rows of c with
-    // `t.columns` elements each; masks keep to these columns.
-    unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 3]; R];
-        let panel = t.panel.as_ptr();
-        for p in 0..pairs {
-            let b: [__m512bh; 3] = std::array::from_fn(|v| {
-                std::mem::transmute(_mm512_loadu_si512(panel.add(p * WIDTH + v * 16).cast()))
-            });
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let pair = x.add(r * t.x_stride + 2 * p).cast::<i32>().read_unaligned();
-                let a: __m512bh = std::mem::transmute(_mm512_set1_epi32(pair));
-                for v in 0..3 {
-                    sums[v] = _mm512_dpbf16_ps(sums[v], a, b[v]);
+    use std::mem::transmute;
+
+    /// Σ aᵢbᵢ of two rows of one length, in f32.
+    ///
+    /// # Safety
+    /// The processor must have what `supported` asks for.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(in super::super) unsafe fn dot(a: &[bf16], b: &[bf16]) -> f32 {
+        let n = a.len().min(b.len());
+        // SAFETY: whole vectors end before n; the last is masked to it.
+        unsafe {
+            let load = |p: *const bf16| -> __m512bh { transmute(_mm512_loadu_si512(p.cast())) };
+            let mut sums = [_mm512_setzero_ps(); 4];
+            let mut i = 0;
+            while i + 128 <= n {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let (a, b) = (a.as_ptr().add(i + v * 32), b.as_ptr().add(i + v * 32));
+                    *sum = _mm512_dpbf16_ps(*sum, load(a), load(b));
+                }
+                i += 128;
+            }
+            while i < n {
+                let left = (n - i).min(32);
+                let mask = (u64::MAX >> (64 - left)) as __mmask32;
+                let part = |p: *const bf16| -> __m512bh {
+                    transmute(_mm512_maskz_loadu_epi16(mask, p.cast()))
+                };
+                sums[0] =
+                    _mm512_dpbf16_ps(sums[0], part(a.as_ptr().add(i)), part(b.as_ptr().add(i)));
+                i += left;
+            }
+            let sum =
+                _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+            _mm512_reduce_add_ps(sum)
+        }
+    }
+
+    /// Runs the rows of the task against the panel, V vectors wide.
+    ///
+    /// # Safety
+    /// The processor must have what `supported` asks for; the sink fits the product and no other task has these rows and columns;
+    /// `sums` has room for the rows if `first` and `last` are not both true.
+    pub(in super::super) unsafe fn run<const V: usize>(t: &Tiles<'_>) {
+        for s in t.segments {
+            let end = t.range.end.max(1);
+            assert!((end - 1) * s.stride + 2 * s.pairs <= s.x.len(), "rows outside the operand");
+            assert!(s.at + s.pairs * V * 16 <= t.panel.len(), "a part outside the panel");
+        }
+        assert!(t.range.end <= t.rows && t.first_column + t.width <= t.columns, "outside the sink");
+        let mut row = t.range.start;
+        while row < t.range.end {
+            let left = t.range.end - row;
+            // SAFETY: these rows exist in every x (asserted); the rest is the caller's promise.
+            unsafe {
+                macro_rules! by_rows {
+                    ($($r:literal)*) => {
+                        match left.min(ROWS[V]) {
+                            $($r if V * $r <= 24 => tile::<$r, V>(t, row),)*
+                            _ => {}
+                        }
+                    };
+                }
+                by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+            }
+            row += ROWS[V];
+        }
+    }
+
+    /// R rows × V vectors.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize) {
+        // SAFETY: `run` checked the rows of x and the panel; masks keep to the columns of the panel that are stored.
+        unsafe {
+            let sums_at =
+                |r: usize, v: usize| t.sums.add((row - t.range.start + r) * V * 16 + v * 16);
+            let mut sums = [[_mm512_setzero_ps(); V]; R];
+            if !t.first {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(sums_at(r, v));
+                    }
                 }
             }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
-                let left = t.columns.saturating_sub(v * 16).min(16);
-                let mask = ((1u32 << left) - 1) as __mmask16;
-                let at = c.add(r * c_stride + v * 16);
-                let sum =
-                    if t.add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum) } else { sum };
-                _mm512_mask_storeu_ps(at, mask, sum);
+            for s in t.segments {
+                let (panel, x) = (t.panel.as_ptr().add(s.at), s.x.as_ptr().add(row * s.stride));
+                for p in 0..s.pairs {
+                    let b: [__m512bh; V] = std::array::from_fn(|v| {
+                        transmute(_mm512_loadu_si512(panel.add((p * V + v) * 16).cast()))
+                    });
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let pair = x.add(r * s.stride + 2 * p).cast::<i32>().read_unaligned();
+                        let a: __m512bh = transmute(_mm512_set1_epi32(pair));
+                        for v in 0..V {
+                            sums[v] = _mm512_dpbf16_ps(sums[v], a, b[v]);
+                        }
+                    }
+                }
+            }
+            if !t.last {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, &sum) in sums.iter().enumerate() {
+                        _mm512_storeu_ps(sums_at(r, v), sum);
+                    }
+                }
+                return;
+            }
+            let mask =
+                |v: usize| ((1u32 << t.width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
+            match t.sink {
+                Sink::F32 { c, add, scale } => {
+                    let scale = _mm512_set1_ps(*scale);
+                    for (r, sums) in sums.iter().enumerate() {
+                        for (v, &sum) in sums.iter().enumerate() {
+                            let at = c.base().add((row + r) * t.columns + t.first_column + v * 16);
+                            let before = if *add { mask(v) } else { 0 };
+                            let before = _mm512_maskz_loadu_ps(before, at);
+                            let sum = _mm512_fmadd_ps(sum, scale, before);
+                            _mm512_mask_storeu_ps(at, mask(v), sum);
+                        }
+                    }
+                }
+                Sink::Bf16 { y, bias, residual } => {
+                    for (r, sums) in sums.iter().enumerate() {
+                        for (v, &sum) in sums.iter().enumerate() {
+                            let (mut sum, column) = (sum, t.first_column + v * 16);
+                            let at = (row + r) * t.columns + column;
+                            if let Some(bias) = bias {
+                                let bias = bias.as_ptr().wrapping_add(column);
+                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask(v), bias));
+                            }
+                            if let Some(x) = residual {
+                                let x = x.as_ptr().wrapping_add(at).cast();
+                                let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(v), x));
+                                sum = _mm512_add_ps(
+                                    sum,
+                                    _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
+                                );
+                            }
+                            let narrow: __m256i = transmute(_mm512_cvtneps_pbh(sum));
+                            let y = y.base().wrapping_add(at).cast();
+                            _mm256_mask_storeu_epi16(y, mask(v), narrow);
+                        }
+                    }
+                }
+                Sink::Transposed { .. } => {
+                    let mut spilled = [0f32; 64];
+                    for (r, sums) in sums.iter().enumerate() {
+                        for (v, &sum) in sums.iter().enumerate() {
+                            _mm512_storeu_ps(spilled.as_mut_ptr().add(v * 16), sum);
+                        }
+                        for (j, &sum) in spilled.iter().take(t.width).enumerate() {
+                            t.sink.put(t.rows, t.columns, (row + r, t.first_column + j), sum);
+                        }
+                    }
+                }
             }
         }
     }

@@ -1,64 +1,96 @@
-//! Panels: (pairs, 48) words, each two neighbours of the inner dimension of one column. Columns beyond the matrix are zero.
+//! Panels: (pairs, 16·V) words, each two neighbours of the inner dimension of one column. Columns beyond the matrix are zero, as is
+//! the second half of the last pair of an odd inner dimension.
 
-use super::WIDTH;
-use crate::ops::simd;
+use super::source::{Source, Stored};
 use half::bf16;
 use std::ops::Range;
 
-/// Columns of the panel are rows of W (out, K): word (p, j) is `W[j][2p], W[j][2p + 1]`. A transposition of 32-bit words.
-pub(super) fn of_rows(
+/// Lays out `columns` (at most 16·V) of a source over `pairs` of its inner dimension. `scratch` is reused between calls.
+pub(super) fn fill<const V: usize>(
     panel: &mut [u32],
-    w: &[bf16],
-    k: usize,
+    source: &Source<'_>,
     columns: Range<usize>,
     pairs: Range<usize>,
+    scratch: &mut Vec<bf16>,
 ) {
-    let bits: &[u16] = bytemuck::cast_slice(w);
-    let whole = pairs.end.min(k / 2).max(pairs.start) - pairs.start;
-    let first = columns.start * k + 2 * pairs.start;
-    if columns.len() == WIDTH && whole == pairs.len() && super::kernel::supported() {
-        // SAFETY: asked for; 48 rows of `whole` pairs from `first` on exist, and the panel holds them (checked by the slices).
-        unsafe {
-            transpose(
-                &mut panel[..whole * WIDTH],
-                &bits[first..(columns.end - 1) * k + 2 * pairs.end],
-                k,
-            )
-        };
-        return;
+    if source.transposed {
+        of_rows::<V>(panel, source, columns, pairs, scratch);
+    } else {
+        of_columns::<V>(panel, source, columns, pairs, scratch);
     }
-    for j in 0..WIDTH {
-        let Some(row) = columns.clone().nth(j) else {
-            panel[j..].iter_mut().step_by(WIDTH).take(pairs.len()).for_each(|w| *w = 0);
-            continue;
-        };
-        let row = &bits[row * k..(row + 1) * k];
-        let source = row[2 * pairs.start..].chunks_exact(2).take(whole);
-        for (to, pair) in panel[j..].iter_mut().step_by(WIDTH).zip(source) {
-            *to = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-        }
-        if whole < pairs.len() {
-            panel[whole * WIDTH + j] = u32::from(row[k - 1]);
+}
+
+/// Columns of the panel are rows of the matrix: word (p, j) is `M[j][2p], M[j][2p + 1]`. A transposition of 32-bit words, 16 rows
+/// at a time.
+fn of_rows<const V: usize>(
+    panel: &mut [u32],
+    source: &Source<'_>,
+    columns: Range<usize>,
+    pairs: Range<usize>,
+    scratch: &mut Vec<bf16>,
+) {
+    let k = source.cols;
+    let (first, width) = (2 * pairs.start, (2 * pairs.end).min(k) - 2 * pairs.start);
+    for v in 0..V {
+        let rows = (columns.start + v * 16).min(columns.end)
+            ..(columns.start + v * 16 + 16).min(columns.end);
+        let words = 2 * pairs.len();
+        match source.stored {
+            Stored::Bf16(values) if rows.len() == 16 && width == words => {
+                let from = &values[rows.start * k + first..(rows.end - 1) * k + first + words];
+                transpose::<V>(&mut panel[v * 16..], from, k, pairs.len());
+            }
+            stored => {
+                scratch.clear();
+                scratch.resize(16 * words, bf16::ZERO);
+                for (row, to) in rows.zip(scratch.chunks_mut(words)) {
+                    stored.read(row * k + first, &mut to[..width]);
+                }
+                transpose::<V>(&mut panel[v * 16..], scratch, words, pairs.len());
+            }
         }
     }
 }
 
-/// 48 rows of words, `k` halves apart, to (pairs, 48): blocks of 16 × 16 words, pairs beyond the last block one by one.
+/// 16 rows of words, `k` halves apart, to the first 16 of each 16·V words of the panel.
+fn transpose<const V: usize>(panel: &mut [u32], rows: &[bf16], k: usize, pairs: usize) {
+    let rows: &[u16] = bytemuck::cast_slice(rows);
+    assert!(pairs == 0 || 15 * k + 2 * pairs <= rows.len(), "rows outside the weight");
+    assert!(pairs == 0 || (pairs - 1) * V * 16 + 16 <= panel.len(), "pairs outside the panel");
+    #[cfg(target_arch = "x86_64")]
+    if super::kernel::supported() {
+        // SAFETY: asked for; sizes are asserted.
+        return unsafe { transpose_blocks::<V>(panel, rows, k, pairs) };
+    }
+    for p in 0..pairs {
+        transpose_pair::<V>(panel, rows, k, p);
+    }
+}
+
+fn transpose_pair<const V: usize>(panel: &mut [u32], rows: &[u16], k: usize, p: usize) {
+    for (r, to) in panel[p * V * 16..][..16].iter_mut().enumerate() {
+        let at = r * k + 2 * p;
+        *to = u32::from(rows[at]) | u32::from(rows[at + 1]) << 16;
+    }
+}
+
+/// Blocks of 16 × 16 words, pairs beyond the last block one by one.
 ///
 /// # Safety
-/// The processor must have AVX-512 F.
+/// The processor must have AVX-512 F; `rows` has 16 rows of `pairs` words, `panel` as many pairs.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose(panel: &mut [u32], rows: &[u16], k: usize) {
+unsafe fn transpose_blocks<const V: usize>(
+    panel: &mut [u32],
+    rows: &[u16],
+    k: usize,
+    pairs: usize,
+) {
     use std::arch::x86_64::*;
-    let pairs = panel.len() / WIDTH;
-    assert!((WIDTH - 1) * k + 2 * pairs <= rows.len(), "rows of a panel outside the weight");
-    for (group, p) in (0..WIDTH / 16).flat_map(|g| (0..pairs / 16).map(move |p| (g, p * 16))) {
-        // SAFETY: 16 rows from group·16 on have words p..p + 16 (asserted), the panel has pairs p..p + 16.
+    for p in (0..pairs / 16).map(|p| p * 16) {
+        // SAFETY: 16 rows have words p..p + 16, the panel has pairs p..p + 16 (the caller's promise).
         unsafe {
-            let row = |r: usize| {
-                _mm512_loadu_si512(rows.as_ptr().add((group * 16 + r) * k + 2 * p).cast())
-            };
+            let row = |r: usize| _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
             let mut a: [__m512i; 16] = std::array::from_fn(row);
             let mut b = a;
             for i in (0..16).step_by(2) {
@@ -83,55 +115,77 @@ unsafe fn transpose(panel: &mut [u32], rows: &[u16], k: usize) {
                 a[8 + i] = _mm512_shuffle_i32x4(b[i], b[8 + i], 0xdd);
             }
             for (i, word) in a.into_iter().enumerate() {
-                let to = panel.as_mut_ptr().add((p + i) * WIDTH + group * 16);
+                let to = panel.as_mut_ptr().add((p + i) * V * 16);
                 _mm512_storeu_si512(to.cast(), word);
             }
         }
     }
     for p in pairs / 16 * 16..pairs {
-        for j in 0..WIDTH {
-            let at = j * k + 2 * p;
-            panel[p * WIDTH + j] = u32::from(rows[at]) | u32::from(rows[at + 1]) << 16;
+        transpose_pair::<V>(panel, rows, k, p);
+    }
+}
+
+/// Columns of the panel are columns of the matrix: word (p, j) is `M[2p][j], M[2p + 1][j]`. Two rows interleaved.
+fn of_columns<const V: usize>(
+    panel: &mut [u32],
+    source: &Source<'_>,
+    columns: Range<usize>,
+    pairs: Range<usize>,
+    scratch: &mut Vec<bf16>,
+) {
+    let (k, n) = (source.cols, columns.len());
+    scratch.clear();
+    scratch.resize(V * 32, bf16::ZERO);
+    let (even, odd) = scratch.split_at_mut(V * 16);
+    for (p, to) in pairs.zip(panel.chunks_exact_mut(V * 16)) {
+        let row = |r: usize| r * k + columns.start;
+        match source.stored {
+            Stored::Bf16(values) if n == V * 16 && 2 * p + 1 < source.rows => {
+                interleave::<V>(to, &values[row(2 * p)..][..n], &values[row(2 * p + 1)..][..n]);
+            }
+            stored => {
+                stored.read(row(2 * p), &mut even[..n]);
+                if 2 * p + 1 < source.rows {
+                    stored.read(row(2 * p + 1), &mut odd[..n]);
+                } else {
+                    odd[..n].fill(bf16::ZERO);
+                }
+                interleave::<V>(to, even, odd);
+            }
         }
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn transpose(_: &mut [u32], _: &[u16], _: usize) {}
-
-/// Columns of the panel are columns of W (out, K): word (p, j) is `W[2p][j], W[2p + 1][j]`.
-pub(super) fn of_columns(
-    panel: &mut [u32],
-    w: &[bf16],
-    k: usize,
-    out: usize,
-    columns: Range<usize>,
-    pairs: Range<usize>,
-) {
-    let bits: &[u16] = bytemuck::cast_slice(w);
-    simd::vectorized(|| interleave(panel, bits, k, out, columns, pairs));
+fn interleave<const V: usize>(to: &mut [u32], even: &[bf16], odd: &[bf16]) {
+    let lengths = [to.len(), even.len(), odd.len()];
+    assert!(lengths == [V * 16; 3], "rows of a panel");
+    #[cfg(target_arch = "x86_64")]
+    if super::kernel::supported() {
+        // SAFETY: asked for; sizes are asserted.
+        return unsafe { interleave_vectors::<V>(to, even, odd) };
+    }
+    for ((to, a), b) in to.iter_mut().zip(even).zip(odd) {
+        *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
+    }
 }
 
-#[inline(always)]
-fn interleave(
-    panel: &mut [u32],
-    bits: &[u16],
-    k: usize,
-    out: usize,
-    columns: Range<usize>,
-    pairs: Range<usize>,
-) {
-    for (p, to) in pairs.zip(panel.chunks_exact_mut(WIDTH)) {
-        let row = |r: usize| &bits[r * k..][columns.clone()];
-        let first = row(2 * p);
-        if 2 * p + 1 < out {
-            let second = row(2 * p + 1);
-            for ((to, a), b) in to.iter_mut().zip(first).zip(second) {
-                *to = u32::from(*a) | u32::from(*b) << 16;
-            }
-        } else {
-            to.iter_mut().zip(first).for_each(|(to, a)| *to = u32::from(*a));
+/// # Safety
+/// The processor must have AVX-512 F; all three have 16·V elements.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn interleave_vectors<const V: usize>(to: &mut [u32], even: &[bf16], odd: &[bf16]) {
+    use std::arch::x86_64::{
+        _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_or_si512, _mm512_slli_epi32,
+        _mm512_storeu_si512,
+    };
+    for v in 0..V {
+        // SAFETY: vector v lies inside all three (the caller's promise).
+        unsafe {
+            let load = |x: &[bf16]| {
+                _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().add(v * 16).cast()))
+            };
+            let words = _mm512_or_si512(load(even), _mm512_slli_epi32(load(odd), 16));
+            _mm512_storeu_si512(to.as_mut_ptr().add(v * 16).cast(), words);
         }
-        to[columns.len()..].fill(0);
     }
 }

@@ -1,0 +1,153 @@
+use super::{Product, Sink, Source, Stored, Term, kernel, run};
+use crate::ops::Cx;
+use crate::quant::nf4::{Nf4, quantize};
+use candle_core::DType;
+use half::bf16;
+
+fn noise(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + seed * 31) % 1009) as f32 / 504.0 - 1.0).collect()
+}
+
+fn narrow(v: &[f32]) -> Vec<bf16> {
+    v.iter().map(|v| bf16::from_f32(*v)).collect()
+}
+
+/// A matrix in each of the ways that it can be stored.
+struct Factor {
+    rows: usize,
+    cols: usize,
+    bf16: Vec<bf16>,
+    nf4: Nf4,
+    f32: Vec<f32>,
+}
+
+impl Factor {
+    fn new(rows: usize, cols: usize) -> Self {
+        let f32 = noise(rows * cols, 5);
+        Self { rows, cols, bf16: narrow(&f32), nf4: quantize(&f32, true), f32 }
+    }
+
+    fn stored(&self, kind: &str) -> Stored<'_> {
+        match kind {
+            "bf16" => Stored::Bf16(&self.bf16),
+            "nf4" => Stored::Nf4(&self.nf4),
+            _ => Stored::F32(&self.f32, 0.7),
+        }
+    }
+
+    fn value(&self, kind: &str, i: usize) -> f64 {
+        let mut out = [bf16::ZERO];
+        self.stored(kind).read(i, &mut out);
+        out[0].to_f64()
+    }
+}
+
+/// Two terms of a weight (out, k) and a factor (out, r), or of their transposes, against plain sums.
+fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
+    let cx = Cx::cpu(DType::BF16, 2).unwrap();
+    let shape = |inner: usize| if transposed { (out, inner) } else { (inner, out) };
+    let factors = [k, r].map(|inner| Factor::new(shape(inner).0, shape(inner).1));
+    let kinds = [kind, "f32"];
+    let strides = [k.next_multiple_of(2) + 2, r.next_multiple_of(2)];
+    let xs = [0, 1].map(|t| narrow(&noise(n * strides[t], t)));
+    let terms: Vec<_> = (0..2)
+        .map(|t| {
+            let f = &factors[t];
+            let side = if transposed { Source::rows } else { Source::columns };
+            let source = side(f.stored(kinds[t]), f.rows, f.cols);
+            Term { x: &xs[t], stride: strides[t], source }
+        })
+        .collect();
+    let mut want = vec![0f64; n * out];
+    for t in 0..2 {
+        let (f, inner) = (&factors[t], [k, r][t]);
+        let values: Vec<f64> = (0..f.rows * f.cols).map(|i| f.value(kinds[t], i)).collect();
+        for (i, want) in want.iter_mut().enumerate() {
+            let (row, column) = (i / out, i % out);
+            let of = |p: usize| if transposed { column * inner + p } else { p * out + column };
+            let sum = |p: usize| xs[t][row * strides[t] + p].to_f64() * values[of(p)];
+            *want += (0..inner).map(sum).sum::<f64>();
+        }
+    }
+    let what = format!("{kind}, transposed {transposed}, {n} x ({k} + {r}) x {out}");
+    let limit = 1e-5 * (k + r) as f64;
+    let product =
+        |sink: Sink<'_>| run(&cx, &[Product { rows: n, columns: out, terms: &terms, sink }]);
+
+    let mut c = vec![0.5f32; n * out];
+    product(Sink::f32(&mut c, true, 2.0)).unwrap();
+    for (c, want) in c.iter().zip(&want) {
+        assert!((f64::from(*c) - 0.5 - 2.0 * want).abs() < 2.0 * limit, "{what}: {c} {want}");
+    }
+    let mut c = vec![0.5f32; n * out];
+    product(Sink::transposed(&mut c, 2.0)).unwrap();
+    for (i, want) in want.iter().enumerate() {
+        let c = f64::from(c[i % out * n + i / out]);
+        assert!((c - 0.5 - 2.0 * want).abs() < 2.0 * limit, "{what}, transposed sink");
+    }
+    let (bias, residual) = (noise(out, 3), narrow(&noise(n * out, 4)));
+    let mut y = vec![bf16::NAN; n * out];
+    product(Sink::bf16(&mut y, Some(&bias), Some(&residual))).unwrap();
+    for (i, want) in want.iter().enumerate() {
+        let want = want + f64::from(bias[i % out]) + residual[i].to_f64();
+        assert!((y[i].to_f64() - want).abs() < want.abs() / 250.0 + limit, "{what}, bf16 sink");
+    }
+}
+
+#[test]
+fn odd_shapes_are_the_plain_sums() {
+    if !kernel::supported() {
+        return;
+    }
+    let shapes = [
+        [1, 1, 1, 1],
+        [3, 130, 5, 77],
+        [5, 123, 3, 16],
+        [8, 48, 8, 48],
+        [37, 64, 8, 131],
+        [50, 576, 16, 64],
+        [19, 33, 2, 9],
+        [13, 5001, 7, 50],
+        [600, 4100, 8, 20],
+    ];
+    for shape in shapes {
+        for transposed in [true, false] {
+            for kind in ["bf16", "nf4", "f32"] {
+                check(kind, transposed, shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    if !kernel::supported() {
+        return;
+    }
+    let (n, k, out) = (70, 200, 100);
+    let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(out, k));
+    let product = |threads: usize| {
+        let cx = Cx::cpu(DType::BF16, threads).unwrap();
+        let terms = [Term { x: &x, stride: k, source: Source::rows(w.stored("bf16"), out, k) }];
+        let mut c = vec![0.0; n * out];
+        let sink = Sink::f32(&mut c, false, 1.0);
+        cx.install(|| run(&cx, &[Product { rows: n, columns: out, terms: &terms, sink }])).unwrap();
+        c
+    };
+    let one = product(1);
+    for threads in [2, 3, 7] {
+        assert_eq!(product(threads), one, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_term_of_another_width_is_refused() {
+    if !kernel::supported() {
+        return;
+    }
+    let cx = Cx::cpu(DType::BF16, 1).unwrap();
+    let (x, w, mut c) = (narrow(&noise(40, 1)), Factor::new(9, 11), vec![0.0; 36]);
+    let terms = [Term { x: &x, stride: 10, source: Source::rows(w.stored("bf16"), 9, 11) }];
+    let sink = Sink::f32(&mut c, false, 1.0);
+    assert!(run(&cx, &[Product { rows: 4, columns: 9, terms: &terms, sink }]).is_err());
+}
