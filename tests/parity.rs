@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use vft::adapters::LoraConfig;
 use vft::adapters::names::module_of;
 use vft::gpu::Gpu;
-use vft::model::decoder::Labels;
+use vft::model::decoder::{Labels, Training};
+use vft::model::layer::Keep;
 use vft::model::load::{AdapterTensors, Nf4, attach, load};
 use vft::model::{Decoder, Tokens};
 use vft::ops::Cx;
@@ -182,7 +183,7 @@ fn train_windows(
             for rows in window.chunks(micro) {
                 let (tokens, labels) = micro_batch(rows, total);
                 let nll = cx
-                    .install(|| decoder.train_pass(cx, arena, &rope, &tokens, &labels, None))
+                    .install(|| decoder.train_pass(cx, arena, &rope, &tokens, &labels, PLAIN))
                     .unwrap();
                 loss += nll.iter().map(|n| f64::from(*n)).sum::<f64>() / total as f64;
             }
@@ -205,6 +206,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn relative(a: &[f32], b: &[f32]) -> f64 {
     distance(a, b) / b.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>().sqrt()
 }
+
+const PLAIN: Training = Training { draw: None, keep: Keep::All };
 
 const F32: Storage = Storage { compute: DType::F32, quantize: None };
 

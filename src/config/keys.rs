@@ -53,6 +53,8 @@ keys! {
     "train.min_lr", "number", "0", "rate at the end of the cosine";
     "train.shuffle", "bool", "true", "shuffle rows each epoch";
     "train.save_interval", "integer", "1000", "steps between checkpoints; null for none";
+    "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory; auto: as little as fits";
+    "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";
     "eval.max_iters", "integer", "100", "micro-batches per validation during the run";

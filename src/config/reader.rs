@@ -180,6 +180,12 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
             min_lr: r.number("train.min_lr", 0.0, 0.0..1e9),
             shuffle: r.flag("train.shuffle", true),
             save_interval: r.count_or_null("train.save_interval", Some(1000)),
+            gradient_checkpointing: r.read(
+                "train.gradient_checkpointing",
+                Checkpointing::Auto,
+                str::parse,
+            ),
+            max_memory: r.read("train.max_memory", None, |text| text.parse().map(Some)),
             log_interval: r.count("train.log_interval", 1, 1),
         },
         eval: EvalSection {

@@ -71,6 +71,8 @@ impl RunConfig {
             "train.min_lr" => t.min_lr.to_string(),
             "train.shuffle" => t.shuffle.to_string(),
             "train.save_interval" => or_null(t.save_interval),
+            "train.gradient_checkpointing" => t.gradient_checkpointing.to_string(),
+            "train.max_memory" => or_null(t.max_memory),
             "train.log_interval" => t.log_interval.to_string(),
             "eval.interval" => e.interval.to_string(),
             "eval.max_iters" => e.max_iters.to_string(),

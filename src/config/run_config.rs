@@ -103,6 +103,74 @@ impl fmt::Display for Quantize {
     }
 }
 
+/// What layers compute again in the backward pass instead of keeping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// The fastest of the others that fits the memory.
+    Auto,
+    /// Nothing.
+    None,
+    /// The wide tensors of the MLP.
+    Mlp,
+    /// Everything but the layer's input.
+    Full,
+}
+
+impl FromStr for Checkpointing {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" | "null" | "false" => Ok(Self::None),
+            "mlp" => Ok(Self::Mlp),
+            "full" | "true" => Ok(Self::Full),
+            _ => Err(format!("`{text}` is none of auto, none, mlp and full")),
+        }
+    }
+}
+
+impl fmt::Display for Checkpointing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Mlp => "mlp",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// An amount of memory: `8GiB`, `512 MiB`, `2GB` or bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, f64); 6] = [
+            ("KiB", 1024.0),
+            ("MiB", 1_048_576.0),
+            ("GiB", 1_073_741_824.0),
+            ("MB", 1e6),
+            ("GB", 1e9),
+            ("", 1.0),
+        ];
+        let text = text.trim();
+        let read = |(unit, bytes): &(&str, f64)| {
+            let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+            (number > 0.0 && number.is_finite()).then_some(Self((number * bytes) as u64))
+        };
+        let size = UNITS.iter().find_map(read);
+        size.ok_or_else(|| format!("`{text}` is no size; write 6GiB, 800MiB or a number of bytes"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// Which modules get an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
@@ -149,6 +217,8 @@ pub struct TrainSection {
     pub min_lr: f64,
     pub shuffle: bool,
     pub save_interval: Option<usize>,
+    pub gradient_checkpointing: Checkpointing,
+    pub max_memory: Option<Size>,
     pub log_interval: usize,
 }
 

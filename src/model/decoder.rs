@@ -1,21 +1,17 @@
 //! The whole decoder: embedding, layers, final norm, head; training passes and decoding with a cache.
 //!
-//! The head runs over labelled tokens only, in chunks, so that the (N, V) logits never exist: each chunk's logits become
-//! per-token losses and, with coefficients, the hidden states' gradient, at once.
+//! The head runs over labelled tokens only (`head.rs`).
 
 use super::batch::Rows;
 use super::cache::LayerCache;
-use super::layer::{Layer, Pass};
-use super::linear::{self, Draw, Dropout, Linear, Output};
+use super::layer::{Keep, Layer, Pass};
+use super::linear::{Draw, Dropout, Linear};
 use super::{DecoderSpec, Tokens};
 use crate::ops::attention::Span;
-use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, rms_norm, rope, rows};
+use crate::ops::{Buf, Cx, Mirror, Vector, Weight, embedding, rms_norm, rope, rows};
 use crate::optim::Arena;
 use candle_core::{Result, bail};
 use std::sync::Arc;
-
-/// f32 elements of a chunk of logits: 32 MiB.
-const LOGITS: usize = 1 << 23;
 
 /// A decoder-only language model.
 #[derive(Debug)]
@@ -32,6 +28,15 @@ pub struct Decoder {
     pub head: Linear,
     /// Inverse rotary frequencies (D/2) and the factor on cos and sin.
     pub frequencies: (Vec<f32>, f32),
+}
+
+/// How a training pass runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Training {
+    /// What decides the dropout masks; `None` drops nothing.
+    pub draw: Option<Draw>,
+    /// What layers keep for the backward pass.
+    pub keep: Keep,
 }
 
 /// The labelled tokens of a micro-batch.
@@ -84,15 +89,17 @@ impl Decoder {
         rope: &rope::Table,
         tokens: &Tokens,
         labels: &Labels,
-        draw: Option<Draw>,
+        how: Training,
     ) -> Result<Vec<f32>> {
         let rows = self.rows(cx, tokens)?;
-        let dropout = draw.map(|draw| Dropout { draw, origins: &rows.origins });
+        let dropout = how.draw.map(|draw| Dropout { draw, origins: &rows.origins });
         let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout };
         let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
         let mut saved = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            let (y, s) = layer.forward(pass, arena, x)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            // The last layer goes back at once: computing it again would save nothing.
+            let keep = if i + 1 == self.layers.len() { Keep::All } else { how.keep };
+            let (y, s) = layer.forward(pass, arena, x, keep)?;
             saved.push(s);
             x = y;
         }
@@ -195,50 +202,6 @@ impl Decoder {
 
     fn final_norm(&self, cx: &Cx, x: &Buf) -> Result<Buf> {
         Ok(rms_norm::forward(cx, x, &self.norm, self.spec.norm_eps)?.0)
-    }
-
-    /// The head over the labelled rows of `h` (N, C) in chunks; with `dh`, also its backward pass.
-    fn head_pass(
-        &self,
-        pass: Pass<'_>,
-        arena: &mut Arena,
-        h: &Buf,
-        labels: &Labels,
-        mut dh: Option<&mut Buf>,
-    ) -> Result<Vec<f32>> {
-        let (cx, v) = (pass.cx, self.spec.vocab);
-        let chunk = (LOGITS / v.max(1)).max(1);
-        let mut nll = vec![0.0; labels.rows.len()];
-        for (i, chosen) in labels.rows.chunks(chunk).enumerate() {
-            let at = i * chunk..i * chunk + chosen.len();
-            let rows = Mirror::new(cx, chosen)?;
-            let x = rows::gather(cx, h, &rows)?;
-            let origins: Vec<_> = match pass.dropout {
-                Some(d) => chosen.iter().map(|r| d.origins[*r as usize]).collect(),
-                None => Vec::new(),
-            };
-            let origins = Mirror::new(cx, origins)?;
-            let dropout = pass.dropout.map(|d| Dropout { origins: &origins, ..d });
-            let (logits, u) = self.head.logits(cx, arena, &x, dropout, chunk)?;
-            let targets = Mirror::new(cx, &labels.targets[at.clone()])?;
-            let coefficients = match dh {
-                Some(_) => Some(Mirror::new(cx, &labels.coefficients[at.clone()])?),
-                None => None,
-            };
-            let dz = cross_entropy::forward_backward(
-                cx,
-                logits,
-                &targets,
-                coefficients.as_ref(),
-                &mut nll[at],
-            )?;
-            let (Some(dh), Some(dz)) = (dh.as_deref_mut(), dz) else { continue };
-            let outputs = [Output { linear: &self.head, u: u.as_ref(), dy: &dz }];
-            if let Some(dx) = linear::backward(cx, arena, &x, &outputs, dropout, true)? {
-                rows::scatter(cx, &dx, &rows, dh)?;
-            }
-        }
-        Ok(nll)
     }
 
     /// An empty cache for a sequence of up to `capacity` tokens.

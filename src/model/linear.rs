@@ -108,7 +108,11 @@ impl Linear {
         Ok((linear::forward_f32(cx, x, &self.weight, plus, rows)?, u))
     }
 
-    fn inner(
+    /// The adapter's u (N, R) alone.
+    ///
+    /// # Errors
+    /// When the shapes disagree.
+    pub fn inner(
         &self,
         cx: &Cx,
         arena: &Arena,

@@ -15,6 +15,7 @@ pub mod cross_entropy;
 pub mod cx;
 pub mod dropout;
 pub mod embedding;
+pub mod head;
 pub mod linear;
 pub mod lora;
 pub mod matmul;

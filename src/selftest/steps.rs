@@ -3,8 +3,8 @@
 use super::case::{Inputs, Line};
 use crate::adapters::LoraConfig;
 use crate::hub::rope::RopeScaling;
-use crate::model::decoder::Labels;
-use crate::model::layer::Layer;
+use crate::model::decoder::{Labels, Training as Pass};
+use crate::model::layer::{Keep, Layer};
 use crate::model::linear::{Draw, Linear};
 use crate::model::load::{AdapterTensors, Nf4, attach};
 use crate::model::{Decoder, DecoderSpec, Tokens, rope};
@@ -195,9 +195,10 @@ fn run(cx: &Cx, training: Training) -> Result<Trace> {
         let tokens =
             Tokens::new(sequences.iter().enumerate().map(|(i, s)| (s.as_slice(), i as u32)));
         arena.zero_grads()?;
-        let draw = Draw { seed: training.seed as u32, step: step as u32 };
-        let nll = cx
-            .install(|| decoder.train_pass(cx, &mut arena, &table, &tokens, &labels, Some(draw)))?;
+        let draw = Some(Draw { seed: training.seed as u32, step: step as u32 });
+        let how = Pass { draw, keep: Keep::All };
+        let nll =
+            cx.install(|| decoder.train_pass(cx, &mut arena, &table, &tokens, &labels, how))?;
         trace.losses.push(nll.iter().map(|n| f64::from(*n)).sum::<f64>() / nll.len() as f64);
         if step == 0 {
             arena.fetch_grads()?;

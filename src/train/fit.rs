@@ -10,6 +10,8 @@ use crate::config::{Precision, RunConfig};
 use crate::data::batch::Batch;
 use crate::data::example::Example;
 use crate::data::sampler::Epochs;
+use crate::model::decoder::Training;
+use crate::model::layer::Keep;
 use crate::model::linear::Draw;
 use crate::ops::philox::seed_key;
 use crate::ops::rope;
@@ -173,9 +175,10 @@ fn train_pass(
     scale: f32,
 ) -> Result<f64> {
     let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight, scale));
-    let draw = Draw { seed: seed_key(config.seed), step: step as u32 };
+    let draw = Some(Draw { seed: seed_key(config.seed), step: step as u32 });
+    let how = Training { draw, keep: Keep::All };
     let Run { cx, decoder, arena, .. } = run;
-    let nll = cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, Some(draw)))?;
+    let nll = cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, how))?;
     Ok(objective::loss(&nll, &labels) / f64::from(scale))
 }
 

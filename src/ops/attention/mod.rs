@@ -1,6 +1,6 @@
 //! Causal attention, optionally with a sliding window, over sequences laid end to end; grouped query heads.
 //!
-//! q, o: (Nq, H·D), k, v: (Nk, K·D), log-sum-exp: (Nq, H), all f32; head h uses key/value head h / (H/K). S = q·kᵀ/√D, row i of
+//! q, o: (Nq, H·D), k, v: (Nk, K·D), log-sum-exp: (Nq, H) f32; head h uses key/value head h / (H/K). S = q·kᵀ/√D, row i of
 //! a sequence sees keys j ≤ i and, with a window W, j > i − W. Queries are taken in blocks of 64 rows against the keys they can
 //! see, so no (T, T) matrix ever exists. A span's queries are its last positions: with cached keys there are more keys than
 //! queries.
@@ -9,6 +9,8 @@
 //! dQ = dS·K/√D, dK = dSᵀ·Q/√D; dK and dV are summed over the query heads of a group, in order.
 //! Dao et al. 2022, arXiv:2205.14135 (recomputation) · transformers v5.23 `eager_attention_forward`, `sliding_window_overlay`
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod cpu;
 mod gpu;
 
@@ -155,6 +157,13 @@ pub fn forward(
     heads.check(q, k, v, sight.spans)?;
     match cx.gpu() {
         Some(gpu) => gpu::forward(cx, gpu, [q, k, v], sight, heads),
+        #[cfg(target_arch = "x86_64")]
+        None if cx.has_bf16_products() && bf16::applies(heads) => {
+            let (mut o, mut lse) = (cx.alloc(q.shape())?, cx.alloc_f32(&[q.rows(), heads.heads])?);
+            let (out, lse_out) = (o.bf16_mut()?, lse.f32_mut()?);
+            bf16::forward(q.bf16()?, k.bf16()?, v.bf16()?, sight.spans, heads, out, lse_out);
+            Ok((o, lse))
+        }
         None => cpu::forward(cx, [q, k, v], sight, heads),
     }
 }
@@ -191,6 +200,19 @@ pub fn backward(
     lse.expect(&[q.rows(), heads.heads])?;
     match cx.gpu() {
         Some(gpu) => gpu::backward(cx, gpu, saved, dout, sight, heads),
+        #[cfg(target_arch = "x86_64")]
+        None if cx.has_bf16_products() && bf16::applies(heads) => {
+            let (mut dq, mut dk) = (cx.alloc(q.shape())?, cx.alloc(k.shape())?);
+            let mut dv = cx.alloc(v.shape())?;
+            bf16::backward(
+                [q.bf16()?, k.bf16()?, v.bf16()?, o.bf16()?, dout.bf16()?],
+                lse.f32()?,
+                sight.spans,
+                heads,
+                [dq.bf16_mut()?, dk.bf16_mut()?, dv.bf16_mut()?],
+            );
+            Ok((dq, dk, dv))
+        }
         None => cpu::backward(cx, saved, dout, sight, heads),
     }
 }

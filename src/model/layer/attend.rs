@@ -1,0 +1,89 @@
+//! The attention half: x₂ = x + o(attend(q, k, v)) with q, k, v of norm₁(x).
+
+use super::super::cache::LayerCache;
+use super::super::linear;
+use super::{Layer, Pass, output, wanted};
+use crate::ops::attention;
+use crate::ops::rope::{self, Turn};
+use crate::ops::{Buf, rms_norm};
+use crate::optim::Arena;
+use candle_core::Result;
+
+/// What the backward pass needs besides x.
+pub(super) struct Attended {
+    r: Buf,
+    q: Buf,
+    k: Buf,
+    v: Buf,
+    o: Buf,
+    lse: Buf,
+    /// Adapter products of q, k, v, o.
+    u: [Option<Buf>; 4],
+}
+
+impl Layer {
+    /// x₂ (N, C) of x.
+    pub(super) fn attend(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x: &Buf,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Buf, Attended)> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let (h, r) = rms_norm::forward(cx, x, &self.norm1, p.spec.norm_eps)?;
+        let (mut q, uq) = self.q.forward(cx, arena, &h, drop, None)?;
+        let (mut k, uk) = self.k.forward(cx, arena, &h, drop, None)?;
+        let (v, uv) = self.v.forward(cx, arena, &h, drop, None)?;
+        drop_now(h);
+        for x in [&mut q, &mut k] {
+            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
+        }
+        let (keys, values) = match cache {
+            Some(cache) => {
+                cache.append(&k, &v)?;
+                (cache.k(), cache.v())
+            }
+            None => (&k, &v),
+        };
+        let sight = &p.rows.sight;
+        let (o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
+        let (x2, uo) = self.o.forward(cx, arena, &o, drop, Some(x))?;
+        Ok((x2, Attended { r, q, k, v, o, lse, u: [uq, uk, uv, uo] }))
+    }
+
+    /// Turns dx₂ into dx; `None` when `first`.
+    pub(super) fn attend_backward(
+        &self,
+        p: Pass<'_>,
+        arena: &mut Arena,
+        x: &Buf,
+        s: Attended,
+        dx2: Buf,
+        first: bool,
+    ) -> Result<Option<Buf>> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let [uq, uk, uv, uo] = s.u;
+        let outputs = [output(&self.o, &uo, &dx2)];
+        let do_ = wanted(linear::backward(cx, arena, &s.o, &outputs, drop, true)?)?;
+        let saved = attention::Saved { q: &s.q, k: &s.k, v: &s.v, o: &s.o, lse: &s.lse };
+        let (mut dq, mut dk, dv) =
+            attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
+        drop_now((s.q, s.k, s.v, s.o, do_));
+        for x in [&mut dq, &mut dk] {
+            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
+        }
+        let h = rms_norm::recompute(cx, x, &self.norm1, &s.r)?;
+        let outputs =
+            [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];
+        let Some(dh) = linear::backward(cx, arena, &h, &outputs, drop, !first)? else {
+            return Ok(None);
+        };
+        let mut dx = dx2; // the residual path
+        rms_norm::backward(cx, &dh, x, &self.norm1, &s.r, &mut dx)?;
+        Ok(Some(dx))
+    }
+}
+
+/// Gives buffers back to the pool before the next one is taken.
+fn drop_now<T>(_: T) {}

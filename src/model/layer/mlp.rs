@@ -1,0 +1,77 @@
+//! The feed-forward half: y = x₂ + down(silu(gate)⊙up) with gate, up of norm₂(x₂).
+
+use super::super::linear;
+use super::{Layer, Pass, output, wanted};
+use crate::ops::{Buf, rms_norm, swiglu};
+use crate::optim::Arena;
+use candle_core::Result;
+
+/// What the backward pass needs besides x₂.
+pub(super) struct Gated {
+    r: Buf,
+    gate: Buf,
+    up: Buf,
+    /// Adapter products of gate and up.
+    u: [Option<Buf>; 2],
+    /// That of down, where down was computed.
+    u_down: Option<Buf>,
+}
+
+impl Layer {
+    /// gate and up (N, F each) of x₂.
+    pub(super) fn mlp_gate(&self, p: Pass<'_>, arena: &Arena, x2: &Buf) -> Result<Gated> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let (h, r) = rms_norm::forward(cx, x2, &self.norm2, p.spec.norm_eps)?;
+        let (gate, ug) = self.gate.forward(cx, arena, &h, drop, None)?;
+        let (up, uu) = self.up.forward(cx, arena, &h, drop, None)?;
+        Ok(Gated { r, gate, up, u: [ug, uu], u_down: None })
+    }
+
+    /// y (N, C), and what was given where the backward pass is to have it.
+    pub(super) fn mlp_down(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x2: &Buf,
+        gated: Gated,
+        keep: bool,
+    ) -> Result<(Buf, Option<Gated>)> {
+        let h = swiglu::forward(p.cx, &gated.gate, &gated.up)?;
+        let kept = keep.then_some(gated);
+        let (y, u_down) = self.down.forward(p.cx, arena, &h, p.dropout, Some(x2))?;
+        Ok((y, kept.map(|g| Gated { u_down, ..g })))
+    }
+
+    /// Turns dy into dx₂.
+    pub(super) fn mlp_backward(
+        &self,
+        p: Pass<'_>,
+        arena: &mut Arena,
+        x2: &Buf,
+        s: Gated,
+        dy: Buf,
+    ) -> Result<Buf> {
+        let (cx, drop) = (p.cx, p.dropout);
+        let (mut gate, mut up, [ug, uu]) = (s.gate, s.up, s.u);
+        let h = swiglu::forward(cx, &gate, &up)?; // (N, F)
+        let ud = match s.u_down {
+            Some(u) => Some(u),
+            None => self.down.inner(cx, arena, &h, drop)?,
+        };
+        let outputs = [output(&self.down, &ud, &dy)];
+        let dh = wanted(linear::backward(cx, arena, &h, &outputs, drop, true)?)?;
+        drop_now(h);
+        swiglu::backward(cx, &dh, &mut gate, &mut up)?;
+        drop_now(dh);
+        let (dgate, dup) = (gate, up);
+        let h = rms_norm::recompute(cx, x2, &self.norm2, &s.r)?; // (N, C)
+        let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
+        let dh = wanted(linear::backward(cx, arena, &h, &outputs, drop, true)?)?;
+        let mut dx2 = dy; // the residual path
+        rms_norm::backward(cx, &dh, x2, &self.norm2, &s.r, &mut dx2)?;
+        Ok(dx2)
+    }
+}
+
+/// Gives buffers back to the pool before the next one is taken.
+fn drop_now<T>(_: T) {}

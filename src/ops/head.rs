@@ -1,0 +1,115 @@
+//! The head and its cross-entropy in one pass over the vocabulary, on processors with bf16 products: the logits never exist, and each
+//! part of W is read once for both directions.
+//!
+//! h: (n, C), W: (V, C), targets: (n). For parts of the vocabulary, with a running maximum m and sum s per row, as attention with
+//! K = V = W: z = h·W_partᵀ, m' = max(m, z), p = exp(z − m'), s ← s·exp(m − m') + Σp, d ← d·exp(m − m') + p·W_part. In the end
+//! ℓᵢ = ln sᵢ + mᵢ − zᵢ,tᵢ and dhᵢ = cᵢ·(dᵢ/sᵢ − W[tᵢ]). p is rounded to bf16 for its product, as the logits' gradient would be.
+//! Milakov & Gimelshein 2018, arXiv:1805.02867 (running maximum) · Wijmans et al. 2024, arXiv:2411.09009
+
+use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
+use super::linear::Even;
+use super::value::Value;
+use super::{Buf, Cx, Weight, simd};
+use candle_core::{Result, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+/// Rows that go over the vocabulary together.
+pub const ROWS: usize = 1024;
+/// Elements of a part of the logits: 8 MiB of f32.
+const PART: usize = 1 << 21;
+
+/// Whether [`forward_backward`] can run with this weight.
+pub fn applies(cx: &Cx, w: &Weight) -> bool {
+    cx.has_bf16_products() && matches!(w.stored(), Some(Stored::Bf16(_)))
+}
+
+/// A row's running maximum, sum of exponentials, and its target's logit.
+#[derive(Clone, Copy)]
+struct Running {
+    top: f32,
+    sum: f32,
+    target: f32,
+}
+
+/// Writes ℓ (n) to `nll`; with coefficients (n), returns dh (n, C). At most [`ROWS`] rows.
+///
+/// # Errors
+/// When the shapes disagree, a target lies outside the vocabulary, or [`applies`] says no.
+pub fn forward_backward(
+    cx: &Cx,
+    h: &Buf,
+    w: &Weight,
+    targets: &[u32],
+    coefficients: Option<&[f32]>,
+    nll: &mut [f32],
+) -> Result<Option<Buf>> {
+    let (n, c, v) = (h.rows(), h.cols(), w.rows());
+    let Some(Stored::Bf16(values)) = w.stored() else { bail!("head: {w:?} is not bf16") };
+    let lengths = [targets.len(), nll.len(), coefficients.map_or(n, <[f32]>::len)];
+    if lengths != [n; 3] || n > ROWS || w.cols() != c {
+        bail!("head: h {:?}, {w:?}, lengths {lengths:?}", h.shape());
+    }
+    if let Some(t) = targets.iter().find(|t| **t as usize >= v) {
+        bail!("head: target {t} lies outside the vocabulary of {v}");
+    }
+    let width = (PART / ROWS).min(v).next_multiple_of(2);
+    let x = Even::new(cx, h)?;
+    let mut z = cx.alloc_f32_rows(&[n, width], ROWS)?;
+    let mut p = cx.alloc_rows(&[n, width], ROWS)?;
+    let mut d = cx.alloc_f32_rows(&[n, c], ROWS)?;
+    d.f32_mut()?.fill(0.0);
+    let mut running = vec![Running { top: f32::NEG_INFINITY, sum: 0.0, target: 0.0 }; n];
+    for first in (0..v).step_by(width) {
+        let count = (first + width).min(v) - first;
+        let part = Stored::Bf16(&values[first * c..(first + count) * c]);
+        let terms = [x.term(Source::rows(part, count, c))?];
+        let sink = Sink::f32(&mut z.f32_mut()?[..n * count], false, 1.0);
+        bf16_gemm::run(cx, &[Product { rows: n, columns: count, terms: &terms, sink }])?;
+        let rows = z.f32_mut()?.par_chunks_mut(count).zip(p.bf16_mut()?.par_chunks_mut(width));
+        let rows = rows.zip(d.f32_mut()?.par_chunks_mut(c)).zip(&mut running).zip(targets);
+        rows.with_min_len(4).for_each(|((((z, p), d), running), &t)| {
+            if let Some(z) = (t as usize).checked_sub(first).and_then(|t| z.get(t)) {
+                running.target = *z;
+            }
+            p[count..].fill(bf16::ZERO);
+            simd::vectorized(|| advance(running, z, &mut p[..count], d));
+        });
+        if coefficients.is_some() {
+            let terms =
+                [Term { x: p.bf16()?, stride: width, source: Source::columns(part, count, c) }];
+            let sink = Sink::f32(d.f32_mut()?, true, 1.0);
+            bf16_gemm::run(cx, &[Product { rows: n, columns: c, terms: &terms, sink }])?;
+        }
+    }
+    for (nll, r) in nll.iter_mut().zip(&running) {
+        *nll = r.sum.ln() + r.top - r.target;
+    }
+    let Some(coefficients) = coefficients else { return Ok(None) };
+    let mut dh = cx.alloc_rows(&[n, c], ROWS)?;
+    let rows = dh.bf16_mut()?.par_chunks_mut(c).zip(d.f32()?.par_chunks(c)).zip(&running);
+    rows.zip(targets).zip(coefficients).for_each(|((((dh, d), r), &t), &coefficient)| {
+        let target = &values[t as usize * c..][..c];
+        let (scale, sum) = (coefficient, 1.0 / r.sum);
+        simd::vectorized(|| {
+            for ((dh, d), w) in dh.iter_mut().zip(d).zip(target) {
+                *dh = bf16::near(scale * (d * sum - w.wide()));
+            }
+        });
+    });
+    Ok(Some(dh))
+}
+
+/// Takes a part of a row's logits in: p = exp(z − m'), and what was summed so far is brought to the new maximum.
+#[inline(always)]
+fn advance(r: &mut Running, z: &mut [f32], p: &mut [bf16], d: &mut [f32]) {
+    let top = simd::max(z).max(r.top);
+    if top > r.top {
+        let factor = simd::exp(r.top - top);
+        r.sum *= factor;
+        d.iter_mut().for_each(|d| *d *= factor);
+        r.top = top;
+    }
+    r.sum += simd::exp_sum(z, top);
+    p.iter_mut().zip(z).for_each(|(p, z)| *p = bf16::near(*z));
+}
