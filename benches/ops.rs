@@ -10,7 +10,7 @@ use half::bf16;
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
 use vft::ops::linear::{Back, Plus};
-use vft::ops::lora::{self, Factors, Gradients, Part};
+use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
 use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
 use vft::optim::Arena;
@@ -81,8 +81,9 @@ fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
     let (mut da, mut db) = (vec![0.0; 8 * C], vec![0.0; F * 8]);
     timed(bencher, 2 * N * 8 * (2 * C + 2 * F), || {
         let u = lora::forward(&cx, &x, f, mask.as_ref()).unwrap();
-        let gradients = Gradients::Host(&mut da, &mut db);
-        lora::backward(&cx, &x, &u, f, mask.as_ref(), &y, gradients).unwrap();
+        let du = lora::backward(&cx, &y, f).unwrap();
+        let seen = Seen { x: &x, mask: mask.as_ref(), u: &u, du: &du, dy: &y };
+        lora::gradients(&cx, seen, f.scale, Gradients::Host(&mut da, &mut db)).unwrap();
     });
 }
 
@@ -164,12 +165,11 @@ fn swiglu_forward(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn swiglu_backward(bencher: Bencher<'_, '_>) {
     let cx = cx();
-    let dh = buf(&cx, N, F);
     let bencher = bencher.counter(ItemsCount::new(N * F));
     // The gradients are written over the inputs: each run needs new ones.
     bencher
-        .with_inputs(|| (buf(&cx, N, F), buf(&cx, N, F)))
-        .bench_local_refs(|(a, b)| swiglu::backward(&cx, &dh, a, b).unwrap());
+        .with_inputs(|| (buf(&cx, N, F), buf(&cx, N, F), buf(&cx, N, F)))
+        .bench_local_refs(|(dh, a, b)| swiglu::backward(&cx, dh, a, b).unwrap());
 }
 
 #[divan::bench]

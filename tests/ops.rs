@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
 use vft::ops::linear::{Back, Plus};
-use vft::ops::lora::{self, Factors, Gradients, Part};
+use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
 use vft::ops::{
     Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, linear, rms_norm, rows, swiglu,
@@ -137,11 +137,13 @@ fn rms_norm_backward_adds() {
 fn swiglu_is_candles() {
     let cx = cx();
     let (mut a, mut b, dh) = (buf(&cx, &[N, C], 1), buf(&cx, &[N, C], 2), buf(&cx, &[N, C], 3));
+    let mut again = buf(&cx, &[N, C], 3);
     let (av, bv) = (var(&a), var(&b));
     let theirs = (candle_nn::ops::silu(&av).unwrap() * bv.as_tensor()).unwrap();
     let h = swiglu::forward(&cx, &a, &b).unwrap();
     assert_close("h", h.f32().unwrap(), &values(&theirs));
-    swiglu::backward(&cx, &dh, &mut a, &mut b).unwrap();
+    swiglu::backward(&cx, &mut again, &mut a, &mut b).unwrap();
+    assert_close("h again", again.f32().unwrap(), &values(&theirs));
     let grads = gradients(&theirs, &dh, &[&av, &bv]);
     assert_close("da", a.f32().unwrap(), &grads[0]);
     assert_close("db", b.f32().unwrap(), &grads[1]);
@@ -211,7 +213,9 @@ fn lora_is_candles() {
     assert_close("y", y.f32().unwrap(), &values(&theirs));
     let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
     let into = Gradients::Host(&mut da, &mut db);
-    let du = lora::backward(&cx, &x, &u, f, None, &dy, into).unwrap();
+    let du = lora::backward(&cx, &dy, f).unwrap();
+    let seen = Seen { x: &x, mask: None, u: &u, du: &du, dy: &dy };
+    lora::gradients(&cx, seen, f.scale, into).unwrap();
     let low_rank = Some((&du, f, None));
     let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
     let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
@@ -236,16 +240,12 @@ fn lora_gradient_under_dropout_is_the_difference() {
         let x = cx.from_slice(x, &[N, C]).unwrap();
         let u = lora::forward(&cx, &x, f, Some(&mask)).unwrap();
         let plus = Plus { low_rank: Some((&u, f)), ..Plus::default() };
-        let y = linear::forward(&cx, &x, &weight, plus).unwrap();
-        (y.f32().unwrap().to_vec(), u)
+        linear::forward(&cx, &x, &weight, plus).unwrap().f32().unwrap().to_vec()
     };
-    let (_, u) = forward(x.f32().unwrap());
-    let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
-    let into = Gradients::Host(&mut da, &mut db);
-    let du = lora::backward(&cx, &x, &u, f, Some(&mask), &dy, into).unwrap();
+    let du = lora::backward(&cx, &dy, f).unwrap();
     let low_rank = Some((&du, f, Some(&mask)));
     let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
-    assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), |x| forward(x).0);
+    assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), forward);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn swiglu_gradient_is_the_difference() {
         swiglu::forward(&cx, &of(a), &of(b)).unwrap().f32().unwrap().to_vec()
     };
     let (mut da, mut db) = (of(&a), of(&b));
-    swiglu::backward(&cx, &dh, &mut da, &mut db).unwrap();
+    swiglu::backward(&cx, &mut of(dh.f32().unwrap()), &mut da, &mut db).unwrap();
     let dh = dh.f32().unwrap();
     assert_difference(&a, da.f32().unwrap(), dh, |a| forward(a, &b));
     assert_difference(&b, db.f32().unwrap(), dh, |b| forward(&a, b));

@@ -82,9 +82,10 @@ impl Decoder {
             )?;
             let (Some(dh), Some(dz)) = (dh.as_deref_mut(), dz) else { continue };
             let outputs = [Output { linear: &self.head, u: u.as_ref(), dy: &dz }];
-            if let Some(dx) = linear::backward(cx, arena, &x, &outputs, dropout, true)? {
-                rows::scatter(cx, &dx, &rows, dh)?;
-            }
+            let dus = linear::outer(cx, arena, &outputs)?;
+            let dx = linear::backward(cx, arena, &outputs, &dus, dropout)?;
+            linear::gradients(cx, arena, &x, &outputs, &dus, dropout)?;
+            rows::scatter(cx, &dx, &rows, dh)?;
         }
         Ok(nll)
     }

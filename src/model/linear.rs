@@ -108,11 +108,7 @@ impl Linear {
         Ok((linear::forward_f32(cx, x, &self.weight, plus, rows)?, u))
     }
 
-    /// The adapter's u (N, R) alone.
-    ///
-    /// # Errors
-    /// When the shapes disagree.
-    pub fn inner(
+    fn inner(
         &self,
         cx: &Cx,
         arena: &Arena,
@@ -128,22 +124,6 @@ impl Linear {
         let low_rank = self.adapter.as_ref().zip(u).map(|(a, u)| (u, a.factors(arena)));
         Plus { bias: self.bias.as_ref(), low_rank, residual: None }
     }
-
-    /// Adds the adapter's gradients to the arena and returns its du (N, R).
-    fn adapter_backward(
-        &self,
-        cx: &Cx,
-        arena: &mut Arena,
-        x: &Buf,
-        out: &Output<'_>,
-        dropout: Option<Dropout<'_>>,
-    ) -> Result<Option<Buf>> {
-        let (Some(a), Some(u)) = (&self.adapter, out.u) else { return Ok(None) };
-        let mask = self.mask(a, dropout);
-        let (parts, gradients) = arena.parts_and_gradients(&a.a, &a.b);
-        let f = Factors { a: parts[0], b: parts[1], r: a.a.shape[0], scale: a.scale };
-        lora::backward(cx, x, u, f, mask.as_ref(), out.dy, gradients).map(Some)
-    }
 }
 
 /// What a layer gave forwards (its adapter's u) and gets backwards.
@@ -151,47 +131,77 @@ impl Linear {
 pub struct Output<'a> {
     /// The layer.
     pub linear: &'a Linear,
-    /// Its adapter's u (N, R).
+    /// Its adapter's u (N, R), where it was kept.
     pub u: Option<&'a Buf>,
     /// The output's gradient (N, out).
     pub dy: &'a Buf,
 }
 
-/// The backward pass of layers that share the input `x`: adds the adapters' gradients to the arena and returns dx (N, in) where
-/// it is wanted.
+/// The adapters' du (N, R) of each output: the first part of a layer's way back.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn outer(cx: &Cx, arena: &Arena, outputs: &[Output<'_>]) -> Result<Vec<Option<Buf>>> {
+    let du = |out: &Output<'_>| {
+        let adapter = out.linear.adapter.as_ref();
+        adapter.map(|a| lora::backward(cx, out.dy, a.factors(arena))).transpose()
+    };
+    outputs.iter().map(du).collect()
+}
+
+/// dx (N, in) of the input that the layers share.
 ///
 /// # Errors
 /// When the shapes disagree.
 pub fn backward(
     cx: &Cx,
-    arena: &mut Arena,
-    x: &Buf,
+    arena: &Arena,
     outputs: &[Output<'_>],
+    dus: &[Option<Buf>],
     dropout: Option<Dropout<'_>>,
-    wants_dx: bool,
-) -> Result<Option<Buf>> {
-    let mut dus = Vec::with_capacity(outputs.len());
-    for out in outputs {
-        dus.push(out.linear.adapter_backward(cx, arena, x, out, dropout)?);
-    }
-    if !wants_dx {
-        return Ok(None);
-    }
-    let adapters = outputs.iter().map(|out| out.linear.adapter.as_ref());
+) -> Result<Buf> {
+    let adapter = |out: &Output<'_>| out.linear.adapter.clone();
     let masks: Vec<_> = outputs
         .iter()
-        .zip(adapters.clone())
-        .map(|(out, a)| a.and_then(|a| out.linear.mask(a, dropout)))
+        .map(|out| out.linear.adapter.as_ref().and_then(|a| out.linear.mask(a, dropout)))
         .collect();
     let parts: Vec<_> = outputs
         .iter()
-        .zip(adapters)
         .zip(dus.iter().zip(&masks))
-        .map(|((out, a), (du, mask))| Back {
+        .map(|(out, (du, mask))| Back {
             dy: out.dy,
             weight: &out.linear.weight,
-            low_rank: a.zip(du.as_ref()).map(|(a, du)| (du, a.factors(arena), mask.as_ref())),
+            low_rank: adapter(out)
+                .zip(du.as_ref())
+                .map(|(a, du)| (du, a.factors(arena), mask.as_ref())),
         })
         .collect();
-    linear::backward(cx, &parts).map(Some)
+    linear::backward(cx, &parts)
+}
+
+/// Adds the adapters' gradients to the arena, from the layers' input `x` (N, in).
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn gradients(
+    cx: &Cx,
+    arena: &mut Arena,
+    x: &Buf,
+    outputs: &[Output<'_>],
+    dus: &[Option<Buf>],
+    dropout: Option<Dropout<'_>>,
+) -> Result<()> {
+    for (out, du) in outputs.iter().zip(dus) {
+        let (Some(a), Some(du)) = (&out.linear.adapter, du) else { continue };
+        let mask = out.linear.mask(a, dropout);
+        let again = match out.u {
+            Some(_) => None,
+            None => Some(lora::forward(cx, x, a.factors(arena), mask.as_ref())?),
+        };
+        let Some(u) = out.u.or(again.as_ref()) else { continue };
+        let (_, gradients) = arena.parts_and_gradients(&a.a, &a.b);
+        let seen = lora::Seen { x, mask: mask.as_ref(), u, du, dy: out.dy };
+        lora::gradients(cx, seen, a.scale, gradients)?;
+    }
+    Ok(())
 }

@@ -52,7 +52,7 @@ pub fn forward_backward(
     }
     let rows = logits.f32_mut()?.par_chunks_mut(v).zip(nll.par_iter_mut()).zip(&targets[..]);
     rows.enumerate().for_each(|(i, ((z, nll), &t))| {
-        simd::vectorized(|| {
+        simd::vectorized(#[inline(always)] || {
             let t = t as usize;
             let top = simd::max(z);
             let target = z[t] - top;

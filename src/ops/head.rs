@@ -6,6 +6,8 @@
 //! ℓᵢ = ln sᵢ + mᵢ − zᵢ,tᵢ and dhᵢ = cᵢ·(dᵢ/sᵢ − W[tᵢ]). p is rounded to bf16 for its product, as the logits' gradient would be.
 //! Milakov & Gimelshein 2018, arXiv:1805.02867 (running maximum) · Wijmans et al. 2024, arXiv:2411.09009
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::linear::Even;
 use super::value::Value;
@@ -73,7 +75,7 @@ pub fn forward_backward(
                 running.target = *z;
             }
             p[count..].fill(bf16::ZERO);
-            simd::vectorized(|| advance(running, z, &mut p[..count], d));
+            advance(running, z, &mut p[..count], d);
         });
         if coefficients.is_some() {
             let terms =
@@ -91,7 +93,7 @@ pub fn forward_backward(
     rows.zip(targets).zip(coefficients).for_each(|((((dh, d), r), &t), &coefficient)| {
         let target = &values[t as usize * c..][..c];
         let (scale, sum) = (coefficient, 1.0 / r.sum);
-        simd::vectorized(|| {
+        simd::vectorized(#[inline(always)] || {
             for ((dh, d), w) in dh.iter_mut().zip(d).zip(target) {
                 *dh = bf16::near(scale * (d * sum - w.wide()));
             }
@@ -101,15 +103,20 @@ pub fn forward_backward(
 }
 
 /// Takes a part of a row's logits in: p = exp(z − m'), and what was summed so far is brought to the new maximum.
-#[inline(always)]
-fn advance(r: &mut Running, z: &mut [f32], p: &mut [bf16], d: &mut [f32]) {
-    let top = simd::max(z).max(r.top);
+#[cfg(target_arch = "x86_64")]
+fn advance(r: &mut Running, z: &[f32], p: &mut [bf16], d: &mut [f32]) {
+    // SAFETY: `applies` asks for bf16 products, which a context has only where the processor has the instructions.
+    let top = unsafe { avx512::softmax::max(z, r.top) };
     if top > r.top {
-        let factor = simd::exp(r.top - top);
+        let factor = (r.top - top).exp();
         r.sum *= factor;
-        d.iter_mut().for_each(|d| *d *= factor);
+        simd::vectorized(#[inline(always)] || d.iter_mut().for_each(|d| *d *= factor));
         r.top = top;
     }
-    r.sum += simd::exp_sum(z, top);
-    p.iter_mut().zip(z).for_each(|(p, z)| *p = bf16::near(*z));
+    // SAFETY: as above.
+    r.sum += unsafe { avx512::softmax::exponentials(p, z, top) };
 }
+
+/// Where no processor has bf16 products.
+#[cfg(not(target_arch = "x86_64"))]
+fn advance(_: &mut Running, _: &[f32], _: &mut [bf16], _: &mut [f32]) {}

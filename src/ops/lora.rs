@@ -95,78 +95,108 @@ pub fn forward(cx: &Cx, x: &Buf, f: Factors<'_>, mask: Option<&Mask>) -> Result<
     cx.stored(u)
 }
 
-/// Adds to the gradients of A and B, and returns du (N, R).
+/// du = s·dy·B as a new (N, R) buffer.
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-pub fn backward(
-    cx: &Cx,
-    x: &Buf,
-    u: &Buf,
-    f: Factors<'_>,
-    mask: Option<&Mask>,
-    dy: &Buf,
-    gradients: Gradients<'_>,
-) -> Result<Buf> {
-    let (n, out) = (x.rows(), dy.cols());
-    u.expect(&[n, f.r])?;
-    dy.expect(&[n, out])?;
+pub fn backward(cx: &Cx, dy: &Buf, f: Factors<'_>) -> Result<Buf> {
+    let (n, out) = (dy.rows(), dy.cols());
+    if let Some(gpu) = cx.gpu() {
+        let (du, b) = (cx.alloc(&[n, f.r])?, f.b.matrix(out, f.r)?);
+        gpu.product(du.matrix()?, Add::Overwrite, f.scale, dy.matrix()?, b)?;
+        return Ok(du);
+    }
+    if cx.has_bf16_products() {
+        let mut du = cx.alloc(&[n, f.r])?;
+        let dy = Even::new(cx, dy)?;
+        let term = dy.term(Source::columns(Stored::F32(f.b.host()?, f.scale), out, f.r))?;
+        let sink = Sink::bf16(du.bf16_mut()?, None, None);
+        bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
+        return Ok(du);
+    }
+    let (mut du, dy) = (cx.alloc_f32(&[n, f.r])?, cx.wide(dy)?);
+    let (dyv, b) = (View::new(dy.f32()?, n, out), View::new(f.b.host()?, out, f.r));
+    matmul(ViewMut::new(du.f32_mut()?, n, f.r), Into::Overwrite, f.scale, dyv, b);
+    cx.stored(du)
+}
+
+/// What the gradients of A and B are made of.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// The layer's input (N, in), without dropout.
+    pub x: &'a Buf,
+    /// The mask on it.
+    pub mask: Option<&'a Mask<'a>>,
+    /// [`forward`]'s u (N, R).
+    pub u: &'a Buf,
+    /// [`backward`]'s du (N, R).
+    pub du: &'a Buf,
+    /// The layer's output gradient (N, out).
+    pub dy: &'a Buf,
+}
+
+/// dA += duᵀ·drop(x), dB += `scale`·dyᵀ·u.
+///
+/// # Errors
+/// When a buffer is not where the others are, or the shapes disagree.
+pub fn gradients(cx: &Cx, seen: Seen<'_>, scale: f32, gradients: Gradients<'_>) -> Result<()> {
+    let Seen { x, mask, u, du, dy } = seen;
+    let (n, r) = (x.rows(), u.cols());
+    u.expect(&[n, r])?;
+    du.expect(&[n, r])?;
+    dy.expect(&[n, dy.cols()])?;
     let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
     let x = dropped.as_ref().unwrap_or(x);
     match gradients {
         Gradients::Host(da, db) if cx.has_bf16_products() => {
-            back_in_bf16(cx, x, u, f, dy, [da, db])
+            in_bf16(cx, [x, u, du, dy], scale, [da, db])
         }
-        Gradients::Host(da, db) => back_in_f32(cx, x, u, f, dy, [da, db]),
+        Gradients::Host(da, db) => {
+            let (k, out) = (x.cols(), dy.cols());
+            let (x, u, du, dy) = (cx.wide(x)?, cx.wide(u)?, cx.wide(du)?, cx.wide(dy)?);
+            let (dyv, uv) = (View::new(dy.f32()?, n, out), View::new(u.f32()?, n, r));
+            matmul(ViewMut::new(db, out, r), Into::Add, scale, dyv.t(), uv);
+            let (duv, xv) = (View::new(du.f32()?, n, r), View::new(x.f32()?, n, k));
+            matmul(ViewMut::new(da, r, k), Into::Add, 1.0, duv.t(), xv);
+            Ok(())
+        }
         Gradients::Device(memory, [da, db]) => {
             let Some(gpu) = cx.gpu() else { bail!("gradients are on a device, the input is not") };
-            let du = cx.alloc(&[n, f.r])?;
-            let (dy, b) = (dy.matrix()?, f.b.matrix(out, f.r)?);
-            let db = Matrix::new(memory, db, DType::F32, out, f.r)?;
-            gpu.product(db, Add::Accumulate, f.scale, dy.t(), u.matrix()?)?;
-            gpu.product(du.matrix()?, Add::Overwrite, f.scale, dy, b)?;
-            let da = Matrix::new(memory, da, DType::F32, f.r, x.cols())?;
-            gpu.product(da, Add::Accumulate, 1.0, du.matrix()?.t(), x.matrix()?)?;
-            Ok(du)
+            let db = Matrix::new(memory, db, DType::F32, dy.cols(), r)?;
+            gpu.product(db, Add::Accumulate, scale, dy.matrix()?.t(), u.matrix()?)?;
+            let da = Matrix::new(memory, da, DType::F32, r, x.cols())?;
+            gpu.product(da, Add::Accumulate, 1.0, du.matrix()?.t(), x.matrix()?)
         }
     }
 }
 
-fn back_in_bf16(
+/// Sums over tokens: the transposed small factor against the wide activations, as they lie.
+fn in_bf16(
     cx: &Cx,
-    x: &Buf,
-    u: &Buf,
-    f: Factors<'_>,
-    dy: &Buf,
+    [x, u, du, dy]: [&Buf; 4],
+    scale: f32,
     [da, db]: [&mut [f32]; 2],
-) -> Result<Buf> {
-    let (n, k, out) = (x.rows(), x.cols(), dy.cols());
-    let mut du = cx.alloc(&[n, f.r])?;
-    let dye = Even::new(cx, dy)?;
-    let term = dye.term(Source::columns(Stored::F32(f.b.host()?, f.scale), out, f.r))?;
-    let sink = Sink::bf16(du.bf16_mut()?, None, None);
-    bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
-    // Sums over tokens: the transposed small factor against the wide activations, as they lie.
-    let (ut, dut) = (transposed(cx, u)?, transposed(cx, &du)?);
+) -> Result<()> {
+    let (n, r, k, out) = (x.rows(), u.cols(), x.cols(), dy.cols());
+    let (ut, dut) = (transposed(cx, u)?, transposed(cx, du)?);
     let stride = n.next_multiple_of(2);
     let dy = Source::columns(Stored::Bf16(dy.bf16()?), n, out);
     let x = Source::columns(Stored::Bf16(x.bf16()?), n, k);
     let products = [
         Product {
-            rows: f.r,
+            rows: r,
             columns: out,
             terms: &[Term { x: ut.bf16()?, stride, source: dy }],
-            sink: Sink::transposed(db, f.scale),
+            sink: Sink::transposed(db, scale),
         },
         Product {
-            rows: f.r,
+            rows: r,
             columns: k,
             terms: &[Term { x: dut.bf16()?, stride, source: x }],
             sink: Sink::f32(da, true, 1.0),
         },
     ];
-    bf16_gemm::run(cx, &products)?;
-    Ok(du)
+    bf16_gemm::run(cx, &products)
 }
 
 /// uᵀ (R, N) in rows of an even length.
@@ -180,25 +210,4 @@ fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
         to.iter_mut().zip(from[j..].iter().step_by(r)).for_each(|(to, from)| *to = *from);
     }
     Ok(out)
-}
-
-fn back_in_f32(
-    cx: &Cx,
-    x: &Buf,
-    u: &Buf,
-    f: Factors<'_>,
-    dy: &Buf,
-    [da, db]: [&mut [f32]; 2],
-) -> Result<Buf> {
-    let (n, k, out, r) = (x.rows(), x.cols(), dy.cols(), f.r);
-    let (x, u, dy) = (cx.wide(x)?, cx.wide(u)?, cx.wide(dy)?);
-    let mut du = cx.alloc_f32(&[n, r])?;
-    let dyv = View::new(dy.f32()?, n, out);
-    let uv = View::new(u.f32()?, n, r);
-    matmul(ViewMut::new(db, out, r), Into::Add, f.scale, dyv.t(), uv);
-    let b = View::new(f.b.host()?, out, r);
-    matmul(ViewMut::new(du.f32_mut()?, n, r), Into::Overwrite, f.scale, dyv, b);
-    let duv = View::new(du.f32()?, n, r);
-    matmul(ViewMut::new(da, r, k), Into::Add, 1.0, duv.t(), View::new(x.f32()?, n, k));
-    cx.stored(du)
 }

@@ -9,6 +9,8 @@
 //! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
 
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod bf16_gemm;
 pub mod buf;
 pub mod cross_entropy;

@@ -3,6 +3,8 @@
 //! x, y: (N, C), g: (C) f32, r: (N) f32. Backward: dx += r·(dy⊙g) − x·r³/C·Σ(dy⊙g⊙x).
 //! Zhang & Sennrich 2019, arXiv:1910.07467 · transformers v5.23 `LlamaRMSNorm`
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::value::{Value, by_type};
 use super::{Buf, Cx, Vector, simd};
 use crate::gpu::Arg;
@@ -25,6 +27,16 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
         unsafe { gpu.by_row("rms_norm_forward", n, &args) }?;
         return Ok((y, r));
     }
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32_mut()?).zip(x.bf16()?.par_chunks(c));
+        // SAFETY: a context has bf16 products only where the processor has the instructions.
+        rows.with_min_len(8).for_each(|((y, r), x)| unsafe {
+            *r = 1.0 / (avx512::rms_norm::squares(x) / c as f32 + eps).sqrt();
+            avx512::rms_norm::scale(y, x, g, *r);
+        });
+        return Ok((y, r));
+    }
     by_type!(x.dtype(), forward_cpu(x, g, eps, &mut y, &mut r))?;
     Ok((y, r))
 }
@@ -33,7 +45,7 @@ fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf)
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32_mut()?).zip(T::of(x)?.par_chunks(c));
     rows.with_min_len(8).for_each(|((y, r), x)| {
-        simd::vectorized(|| {
+        simd::vectorized(#[inline(always)] || {
             *r = 1.0 / (simd::dot(x, x) / c as f32 + eps).sqrt();
             scale_row(y, x, g, *r);
         });
@@ -56,6 +68,14 @@ pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
         unsafe { gpu.each("rms_norm_recompute", n * c, &args) }?;
         return Ok(y);
     }
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32()?).zip(x.bf16()?.par_chunks(c));
+        // SAFETY: as above.
+        rows.with_min_len(8)
+            .for_each(|((y, r), x)| unsafe { avx512::rms_norm::scale(y, x, g, *r) });
+        return Ok(y);
+    }
     by_type!(x.dtype(), recompute_cpu(x, g, r, &mut y))?;
     Ok(y)
 }
@@ -63,7 +83,7 @@ pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
 fn recompute_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_min_len(8).for_each(|((y, r), x)| simd::vectorized(|| scale_row(y, x, g, *r)));
+    rows.with_min_len(8).for_each(|((y, r), x)| simd::vectorized(#[inline(always)] || scale_row(y, x, g, *r)));
     Ok(())
 }
 
@@ -88,6 +108,16 @@ pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -
         // SAFETY: rms_norm_backward(T *dx, const T *dy, const T *x, const float *g, const float *r, int c), a block a row.
         return unsafe { gpu.by_row("rms_norm_backward", x.rows(), &args) };
     }
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        let rows = dx.bf16_mut()?.par_chunks_mut(c).zip(dy.bf16()?.par_chunks(c));
+        let rows = rows.zip(x.bf16()?.par_chunks(c)).zip(r.f32()?);
+        // SAFETY: as above.
+        rows.with_min_len(8).for_each(|(((dx, dy), x), r)| unsafe {
+            avx512::rms_norm::backward(dx, dy, x, g, *r);
+        });
+        return Ok(());
+    }
     by_type!(x.dtype(), backward_cpu(dy, x, g, r, dx))
 }
 
@@ -96,7 +126,7 @@ fn backward_cpu<T: Value>(dy: &Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Buf) -
     let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of(dy)?.par_chunks(c));
     let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);
     rows.with_min_len(8).for_each(|(((dx, dy), x), &r)| {
-        simd::vectorized(|| {
+        simd::vectorized(#[inline(always)] || {
             let back = weighted_dot(dy, x, g) * r * r * r / c as f32;
             for (((dx, dy), x), g) in dx.iter_mut().zip(dy).zip(x).zip(g.iter()) {
                 *dx = T::near(dx.wide() + r * dy.wide() * g - x.wide() * back);

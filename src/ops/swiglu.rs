@@ -1,8 +1,11 @@
 //! SwiGLU: h = silu(a)⊙b with silu(a) = a·σ(a).
 //!
-//! a, b, h: (N, F). Backward: da = dh⊙b⊙σ(a)(1 + a(1−σ(a))), db = dh⊙silu(a), written over a and b.
+//! a, b, h: (N, F). Backward: da = dh⊙b⊙σ(a)(1 + a(1−σ(a))), db = dh⊙silu(a), written over a and b; h once more, over dh, for the
+//! layer that it went into.
 //! Shazeer 2020, arXiv:2002.05202
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::value::{Value, by_type};
 use super::{Buf, Cx, simd};
 use crate::gpu::Arg;
@@ -25,6 +28,15 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
         unsafe { gpu.each("swiglu_forward", n, &args) }?;
         return Ok(h);
     }
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        let chunks = h.bf16_mut()?.par_chunks_mut(CHUNK).zip(a.bf16()?.par_chunks(CHUNK));
+        chunks.zip(b.bf16()?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
+            // SAFETY: a context has bf16 products only where the processor has the instructions.
+            unsafe { avx512::swiglu::forward(h, a, b) };
+        });
+        return Ok(h);
+    }
     by_type!(a.dtype(), forward_cpu(a, b, &mut h))?;
     Ok(h)
 }
@@ -32,7 +44,7 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
 fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
     let chunks = T::of_mut(h)?.par_chunks_mut(CHUNK).zip(T::of(a)?.par_chunks(CHUNK));
     chunks.zip(T::of(b)?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
-        simd::vectorized(|| {
+        simd::vectorized(#[inline(always)] || {
             for ((h, a), b) in h.iter_mut().zip(a).zip(b) {
                 let a = a.wide();
                 *h = T::near(a * simd::sigmoid(a) * b.wide());
@@ -42,31 +54,41 @@ fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a by da and b by db.
+/// Replaces a by da, b by db and dh by h.
 ///
 /// # Errors
 /// When a buffer is not f32.
-pub fn backward(cx: &Cx, dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
+pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     a.expect(dh.shape())?;
     b.expect(dh.shape())?;
     if let Some(gpu) = cx.gpu() {
         let n = dh.len();
         let args = [dh.arg()?, a.arg()?, b.arg()?, Arg::U64(n as u64)];
-        // SAFETY: swiglu_backward(const T *dh, T *a, T *b, u64 n), all of n elements.
+        // SAFETY: swiglu_backward(T *dh, T *a, T *b, u64 n), all of n elements.
         return unsafe { gpu.each("swiglu_backward", n, &args) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        let chunks = a.bf16_mut()?.par_chunks_mut(CHUNK).zip(b.bf16_mut()?.par_chunks_mut(CHUNK));
+        chunks.zip(dh.bf16_mut()?.par_chunks_mut(CHUNK)).for_each(|((a, b), dh)| {
+            // SAFETY: as above.
+            unsafe { avx512::swiglu::backward(dh, a, b) };
+        });
+        return Ok(());
     }
     by_type!(dh.dtype(), backward_cpu(dh, a, b))
 }
 
-fn backward_cpu<T: Value>(dh: &Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
+fn backward_cpu<T: Value>(dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     let chunks = T::of_mut(a)?.par_chunks_mut(CHUNK).zip(T::of_mut(b)?.par_chunks_mut(CHUNK));
-    chunks.zip(T::of(dh)?.par_chunks(CHUNK)).for_each(|((da, db), dh)| {
-        simd::vectorized(|| {
-            for ((da, db), dh) in da.iter_mut().zip(db.iter_mut()).zip(dh) {
-                let (a, b, dh) = (da.wide(), db.wide(), dh.wide());
+    chunks.zip(T::of_mut(dh)?.par_chunks_mut(CHUNK)).for_each(|((da, db), dh)| {
+        simd::vectorized(#[inline(always)] || {
+            for ((da, db), h) in da.iter_mut().zip(db.iter_mut()).zip(dh) {
+                let (a, b, dh) = (da.wide(), db.wide(), h.wide());
                 let s = simd::sigmoid(a);
                 *da = T::near(dh * b * s * (1.0 + a * (1.0 - s)));
                 *db = T::near(dh * a * s);
+                *h = T::near(a * s * b);
             }
         });
     });

@@ -281,7 +281,7 @@ impl Weight {
 
 fn widen<T: Copy + Sync>(from: &[T], to: &mut [f32], f: impl Fn(T) -> f32 + Sync) {
     to.par_chunks_mut(1 << 14).zip(from.par_chunks(1 << 14)).for_each(|(to, from)| {
-        super::simd::vectorized(|| to.iter_mut().zip(from).for_each(|(o, i)| *o = f(*i)));
+        super::simd::vectorized(#[inline(always)] || to.iter_mut().zip(from).for_each(|(o, i)| *o = f(*i)));
     });
 }
 

@@ -93,7 +93,7 @@ impl AdamW {
         let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
         let values = arena.params.par_chunks_mut(PIECE).zip(arena.grads.par_chunks(PIECE));
         values.zip(moments).for_each(|((p, g), (m, v))| {
-            simd::vectorized(|| {
+            simd::vectorized(#[inline(always)] || {
                 for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                     let g = g * factor;
                     *p *= decay;

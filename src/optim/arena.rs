@@ -200,7 +200,7 @@ impl Arena {
             .grads
             .par_chunks(PIECE)
             .map(|g| {
-                simd::vectorized(|| {
+                simd::vectorized(#[inline(always)] || {
                     let mut lanes = [0.0f64; 8];
                     for g in g.chunks(8) {
                         g.iter()

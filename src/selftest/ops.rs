@@ -6,7 +6,7 @@ use crate::ops::attention::{self, Heads, Saved, Sight, Span};
 use crate::ops::cx::rounded;
 use crate::ops::dropout::{self, Mask};
 use crate::ops::linear::{Back, Plus};
-use crate::ops::lora::{self, Factors};
+use crate::ops::lora::{self, Factors, Seen};
 use crate::ops::rope::{self, Turn};
 use crate::ops::{
     Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, linear, rms_norm, rows, swiglu,
@@ -202,7 +202,9 @@ impl<'a> Checks<'a> {
         let plus =
             Plus { low_rank: Some((&u, factors)), residual: Some(&residual), ..Plus::default() };
         let y = linear::forward(self.cx, &xb, &weight, plus)?;
-        let du = lora::backward(self.cx, &xb, &u, factors, mask.as_ref(), &dyb, gradients)?;
+        let du = lora::backward(self.cx, &dyb, factors)?;
+        let seen = Seen { x: &xb, mask: mask.as_ref(), u: &u, du: &du, dy: &dyb };
+        lora::gradients(self.cx, seen, scale, gradients)?;
         let low_rank = Some((&du, factors, mask.as_ref()));
         let dx = linear::backward(self.cx, &[Back { dy: &dyb, weight: &weight, low_rank }])?;
         arena.fetch_grads()?;
@@ -298,9 +300,11 @@ impl<'a> Checks<'a> {
         let [want_h, want_a, want_b] = reference::swiglu(&a, &b, &dh);
         let (mut ab, mut bb) = (self.buf(&a, C)?, self.buf(&b, C)?);
         let h = swiglu::forward(self.cx, &ab, &bb)?;
-        swiglu::backward(self.cx, &self.buf(&dh, C)?, &mut ab, &mut bb)?;
+        let mut db = self.buf(&dh, C)?;
+        swiglu::backward(self.cx, &mut db, &mut ab, &mut bb)?;
         let shape = format!("{N} x {C}");
         self.check("swiglu", shape.clone(), &h.to_f32()?, &want_h);
+        self.check("swiglu again", shape.clone(), &db.to_f32()?, &want_h);
         self.check("swiglu da", shape.clone(), &ab.to_f32()?, &want_a);
         self.check("swiglu db", shape, &bb.to_f32()?, &want_b);
         Ok(())

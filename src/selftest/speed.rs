@@ -75,12 +75,12 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
     };
 
     let elements = s.n * s.f;
-    let (mut a, mut b, dh) = (buf(s.n, s.f)?, buf(s.n, s.f)?, buf(s.n, s.f)?);
+    let (mut a, mut b, mut dh) = (buf(s.n, s.f)?, buf(s.n, s.f)?, buf(s.n, s.f)?);
     let shape = format!("{} x {}", s.n, s.f);
     let t = seconds(cx, || swiglu::forward(cx, &a, &b).map(drop))?;
     add("swiglu", shape.clone(), 3 * elements * size, false, t);
-    let t = seconds(cx, || swiglu::backward(cx, &dh, &mut a, &mut b))?;
-    add("swiglu backward", shape, 5 * elements * size, false, t);
+    let t = seconds(cx, || swiglu::backward(cx, &mut dh, &mut a, &mut b))?;
+    add("swiglu backward", shape, 6 * elements * size, false, t);
     drop((a, b, dh));
 
     let (x, dy, mut dx) = (buf(s.n, s.c)?, buf(s.n, s.c)?, buf(s.n, s.c)?);

@@ -2,7 +2,7 @@
 
 use super::super::cache::LayerCache;
 use super::super::linear;
-use super::{Layer, Pass, output, wanted};
+use super::{Layer, Pass, output};
 use crate::ops::attention;
 use crate::ops::rope::{self, Turn};
 use crate::ops::{Buf, rms_norm};
@@ -65,7 +65,10 @@ impl Layer {
         let (cx, drop) = (p.cx, p.dropout);
         let [uq, uk, uv, uo] = s.u;
         let outputs = [output(&self.o, &uo, &dx2)];
-        let do_ = wanted(linear::backward(cx, arena, &s.o, &outputs, drop, true)?)?;
+        let dus = linear::outer(cx, arena, &outputs)?;
+        let do_ = linear::backward(cx, arena, &outputs, &dus, drop)?;
+        linear::gradients(cx, arena, &s.o, &outputs, &dus, drop)?;
+        drop_now(dus);
         let saved = attention::Saved { q: &s.q, k: &s.k, v: &s.v, o: &s.o, lse: &s.lse };
         let (mut dq, mut dk, dv) =
             attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
@@ -76,9 +79,13 @@ impl Layer {
         let h = rms_norm::recompute(cx, x, &self.norm1, &s.r)?;
         let outputs =
             [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];
-        let Some(dh) = linear::backward(cx, arena, &h, &outputs, drop, !first)? else {
+        let dus = linear::outer(cx, arena, &outputs)?;
+        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
+        drop_now(h);
+        if first {
             return Ok(None);
-        };
+        }
+        let dh = linear::backward(cx, arena, &outputs, &dus, drop)?;
         let mut dx = dx2; // the residual path
         rms_norm::backward(cx, &dh, x, &self.norm1, &s.r, &mut dx)?;
         Ok(Some(dx))

@@ -1,7 +1,7 @@
 //! The feed-forward half: y = x₂ + down(silu(gate)⊙up) with gate, up of norm₂(x₂).
 
 use super::super::linear;
-use super::{Layer, Pass, output, wanted};
+use super::{Layer, Pass, output};
 use crate::ops::{Buf, rms_norm, swiglu};
 use crate::optim::Arena;
 use candle_core::Result;
@@ -52,21 +52,19 @@ impl Layer {
         dy: Buf,
     ) -> Result<Buf> {
         let (cx, drop) = (p.cx, p.dropout);
-        let (mut gate, mut up, [ug, uu]) = (s.gate, s.up, s.u);
-        let h = swiglu::forward(cx, &gate, &up)?; // (N, F)
-        let ud = match s.u_down {
-            Some(u) => Some(u),
-            None => self.down.inner(cx, arena, &h, drop)?,
-        };
+        let (mut gate, mut up, [ug, uu], ud) = (s.gate, s.up, s.u, s.u_down);
         let outputs = [output(&self.down, &ud, &dy)];
-        let dh = wanted(linear::backward(cx, arena, &h, &outputs, drop, true)?)?;
-        drop_now(h);
-        swiglu::backward(cx, &dh, &mut gate, &mut up)?;
-        drop_now(dh);
+        let dus = linear::outer(cx, arena, &outputs)?;
+        let mut h = linear::backward(cx, arena, &outputs, &dus, drop)?; // (N, F): dh
+        swiglu::backward(cx, &mut h, &mut gate, &mut up)?;
+        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
+        drop_now((h, dus));
         let (dgate, dup) = (gate, up);
-        let h = rms_norm::recompute(cx, x2, &self.norm2, &s.r)?; // (N, C)
         let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
-        let dh = wanted(linear::backward(cx, arena, &h, &outputs, drop, true)?)?;
+        let dus = linear::outer(cx, arena, &outputs)?;
+        let dh = linear::backward(cx, arena, &outputs, &dus, drop)?; // (N, C)
+        let h = rms_norm::recompute(cx, x2, &self.norm2, &s.r)?;
+        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
         let mut dx2 = dy; // the residual path
         rms_norm::backward(cx, &dh, x2, &self.norm2, &s.r, &mut dx2)?;
         Ok(dx2)

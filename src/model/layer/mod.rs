@@ -139,8 +139,3 @@ impl Layer {
 fn output<'a>(linear: &'a Linear, u: &'a Option<Buf>, dy: &'a Buf) -> Output<'a> {
     Output { linear, u: u.as_ref(), dy }
 }
-
-/// A gradient that was asked for.
-fn wanted(dx: Option<Buf>) -> Result<Buf> {
-    dx.ok_or_else(|| candle_core::Error::Msg("a layer gave no input gradient".into()))
-}

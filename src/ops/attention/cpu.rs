@@ -69,7 +69,7 @@ pub(super) fn forward(
                 row[..lo].fill(0.0);
                 row[hi..].fill(0.0);
                 let seen = &mut row[lo..hi];
-                let (top, sum) = simd::vectorized(|| {
+                let (top, sum) = simd::vectorized(#[inline(always)] || {
                     let top = simd::max(seen);
                     let sum = simd::exp_sum(seen, top);
                     seen.iter_mut().for_each(|p| *p /= sum);
@@ -137,7 +137,7 @@ pub(super) fn backward(
                         }
                         let row = at + i * qw;
                         let lse = lse[(q0 + i) * h + head];
-                        simd::vectorized(|| {
+                        simd::vectorized(#[inline(always)] || {
                             let delta = simd::dot(&dout[row..row + d], &o[row..row + d]);
                             for (s, ds) in s[lo..hi].iter_mut().zip(&mut ds[lo..hi]) {
                                 *s = simd::exp(*s - lse);

@@ -4,7 +4,7 @@ use super::sink::Sink;
 use half::bf16;
 
 /// Most rows and vectors of a tile: V vectors with [`ROWS`]`[V]` rows.
-pub(super) const ROWS: [usize; 5] = [0, 16, 12, 8, 6];
+pub(super) const ROWS: [usize; 5] = [0, 8, 8, 8, 6];
 
 /// A part of the inner dimension: rows of x and the panel that they meet.
 #[derive(Clone, Copy)]
@@ -61,6 +61,7 @@ pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>) {}
 pub(super) use x86::{dot, run};
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
 mod x86 {
     use super::{ROWS, Sink, Tiles, bf16};
     use std::arch::x86_64::*;
@@ -132,71 +133,96 @@ mod x86 {
         }
     }
 
+    /// acc + Σ over `pairs` of x's pairs (rows `stride` elements apart) against a panel of V vectors.
+    ///
+    /// Plain loops: closures do not take over the instructions that the function enables.
+    ///
+    /// # Safety
+    /// R rows of x and the panel have `pairs` pairs.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn multiply<const R: usize, const V: usize>(
+        mut sums: [[__m512; V]; R],
+        x: *const bf16,
+        stride: usize,
+        panel: *const u32,
+        pairs: usize,
+    ) -> [[__m512; V]; R] {
+        for p in 0..pairs {
+            // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
+            unsafe {
+                let mut b = [_mm512_setzero_si512(); V];
+                for (v, b) in b.iter_mut().enumerate() {
+                    *b = _mm512_loadu_si512(panel.add((p * V + v) * 16).cast());
+                }
+                for r in 0..R {
+                    let pair = x.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
+                    let a = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
+                    for v in 0..V {
+                        let b = transmute::<__m512i, __m512bh>(b[v]);
+                        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], a, b);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
     /// R rows × V vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize) {
         // SAFETY: `run` checked the rows of x and the panel; masks keep to the columns of the panel that are stored.
         unsafe {
-            let sums_at =
-                |r: usize, v: usize| t.sums.add((row - t.range.start + r) * V * 16 + v * 16);
             let mut sums = [[_mm512_setzero_ps(); V]; R];
+            let kept = t.sums.wrapping_add((row - t.range.start) * V * 16);
             if !t.first {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_loadu_ps(sums_at(r, v));
+                for r in 0..R {
+                    for v in 0..V {
+                        sums[r][v] = _mm512_loadu_ps(kept.add((r * V + v) * 16));
                     }
                 }
             }
             for s in t.segments {
-                let (panel, x) = (t.panel.as_ptr().add(s.at), s.x.as_ptr().add(row * s.stride));
-                for p in 0..s.pairs {
-                    let b: [__m512bh; V] = std::array::from_fn(|v| {
-                        transmute(_mm512_loadu_si512(panel.add((p * V + v) * 16).cast()))
-                    });
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let pair = x.add(r * s.stride + 2 * p).cast::<i32>().read_unaligned();
-                        let a: __m512bh = transmute(_mm512_set1_epi32(pair));
-                        for v in 0..V {
-                            sums[v] = _mm512_dpbf16_ps(sums[v], a, b[v]);
-                        }
-                    }
-                }
+                let (x, panel) = (s.x.as_ptr().add(row * s.stride), t.panel.as_ptr().add(s.at));
+                sums = multiply::<R, V>(sums, x, s.stride, panel, s.pairs);
             }
             if !t.last {
-                for (r, sums) in sums.iter().enumerate() {
-                    for (v, &sum) in sums.iter().enumerate() {
-                        _mm512_storeu_ps(sums_at(r, v), sum);
+                for r in 0..R {
+                    for v in 0..V {
+                        _mm512_storeu_ps(kept.add((r * V + v) * 16), sums[r][v]);
                     }
                 }
                 return;
             }
-            let mask =
-                |v: usize| ((1u32 << t.width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
+            let mut masks = [0; V];
+            for (v, mask) in masks.iter_mut().enumerate() {
+                *mask = ((1u32 << t.width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
+            }
             match t.sink {
                 Sink::F32 { c, add, scale } => {
                     let scale = _mm512_set1_ps(*scale);
-                    for (r, sums) in sums.iter().enumerate() {
-                        for (v, &sum) in sums.iter().enumerate() {
+                    for r in 0..R {
+                        for v in 0..V {
                             let at = c.base().add((row + r) * t.columns + t.first_column + v * 16);
-                            let before = if *add { mask(v) } else { 0 };
+                            let before = if *add { masks[v] } else { 0 };
                             let before = _mm512_maskz_loadu_ps(before, at);
-                            let sum = _mm512_fmadd_ps(sum, scale, before);
-                            _mm512_mask_storeu_ps(at, mask(v), sum);
+                            let sum = _mm512_fmadd_ps(sums[r][v], scale, before);
+                            _mm512_mask_storeu_ps(at, masks[v], sum);
                         }
                     }
                 }
                 Sink::Bf16 { y, bias, residual } => {
-                    for (r, sums) in sums.iter().enumerate() {
-                        for (v, &sum) in sums.iter().enumerate() {
-                            let (mut sum, column) = (sum, t.first_column + v * 16);
+                    for r in 0..R {
+                        for v in 0..V {
+                            let (mut sum, column) = (sums[r][v], t.first_column + v * 16);
                             let at = (row + r) * t.columns + column;
                             if let Some(bias) = bias {
                                 let bias = bias.as_ptr().wrapping_add(column);
-                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask(v), bias));
+                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], bias));
                             }
                             if let Some(x) = residual {
                                 let x = x.as_ptr().wrapping_add(at).cast();
-                                let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(v), x));
+                                let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(masks[v], x));
                                 sum = _mm512_add_ps(
                                     sum,
                                     _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
@@ -204,15 +230,15 @@ mod x86 {
                             }
                             let narrow: __m256i = transmute(_mm512_cvtneps_pbh(sum));
                             let y = y.base().wrapping_add(at).cast();
-                            _mm256_mask_storeu_epi16(y, mask(v), narrow);
+                            _mm256_mask_storeu_epi16(y, masks[v], narrow);
                         }
                     }
                 }
                 Sink::Transposed { .. } => {
                     let mut spilled = [0f32; 64];
-                    for (r, sums) in sums.iter().enumerate() {
-                        for (v, &sum) in sums.iter().enumerate() {
-                            _mm512_storeu_ps(spilled.as_mut_ptr().add(v * 16), sum);
+                    for r in 0..R {
+                        for v in 0..V {
+                            _mm512_storeu_ps(spilled.as_mut_ptr().add(v * 16), sums[r][v]);
                         }
                         for (j, &sum) in spilled.iter().take(t.width).enumerate() {
                             t.sink.put(t.rows, t.columns, (row + r, t.first_column + j), sum);

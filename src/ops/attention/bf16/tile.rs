@@ -11,6 +11,7 @@
 
 use std::arch::x86_64::*;
 
+pub(super) use crate::ops::avx512::exp2;
 use half::bf16;
 
 /// Lanes of a tile.
@@ -108,23 +109,6 @@ pub(super) fn store<const R: usize, const V: usize>(
             unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(r * stride + v * VECTOR), acc[r][v]) };
         }
     }
-}
-
-/// `2^x` with a relative error below 3e-7; 0 for any finite `x` below the range of f32.
-///
-/// `2^x = 2^⌊x⌋ · 2^f`, where `2^f` on `[0, 1)` is the polynomial of degree 5 with the smallest
-/// relative error (7.5e-8), and `scalef` does its own `⌊x⌋`. An infinite `x` gives NaN, so callers
-/// mask with large finite numbers.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn exp2(x: __m512) -> __m512 {
-    const FLOOR: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-    let f = _mm512_sub_ps(x, _mm512_roundscale_ps::<FLOOR>(x));
-    let mut y = _mm512_set1_ps(0.001_877_576_7);
-    for c in [0.008_989_34, 0.055_826_318, 0.240_153_62, 0.693_153_1, 0.999_999_93] {
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(c));
-    }
-    _mm512_scalef_ps(y, x)
 }
 
 /// 32 floats as bf16, `low` first.
@@ -226,25 +210,4 @@ pub(super) fn dot(a: &[bf16], b: &[bf16]) -> f32 {
 /// A mask of the first `count` of 64 lanes.
 pub(super) fn first_lanes(count: usize) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exp2_is_close_and_vanishes_far_below() {
-        if !super::super::supported() {
-            return;
-        }
-        // SAFETY: the processor has the instructions.
-        let at = |x: f32| unsafe { _mm512_cvtss_f32(exp2(_mm512_set1_ps(x))) };
-        for i in -1_200_000..40_000 {
-            let x = i as f32 * 1e-4;
-            let expected = f64::from(x).exp2();
-            assert!((f64::from(at(x)) / expected - 1.0).abs() < 3e-7, "{x}");
-        }
-        assert_eq!(at(-1e30), 0.0);
-        assert_eq!(at(-200.0), 0.0);
-    }
 }

@@ -1,0 +1,102 @@
+//! Row-wise ops on bf16 buffers with AVX-512 and its bf16 instructions: what the compiler does not find by itself. Each has a plain
+//! counterpart in its op's file, which says what it computes.
+//!
+//! Closures do not take over the instructions that a function enables, so the loops here are plain.
+
+pub(super) mod rms_norm;
+pub(super) mod softmax;
+pub(super) mod swiglu;
+
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Floats of a vector.
+const VECTOR: usize = 16;
+
+/// The lanes of `at..at + 16` that lie below `len`.
+#[inline]
+fn lanes(len: usize, at: usize) -> __mmask16 {
+    if len - at >= VECTOR { !0 } else { (1 << (len - at)) - 1 }
+}
+
+/// Elements `at..at + 16` of `x` in f32, zeros beyond its end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn load(x: &[bf16], at: usize) -> __m512 {
+    assert!(at < x.len());
+    // SAFETY: the mask keeps to the slice.
+    let x = unsafe {
+        _mm256_maskz_loadu_epi16(lanes(x.len(), at), x.as_ptr().add(at).cast())
+    };
+    // A bf16 is the upper half of the f32 of the same value.
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+}
+
+/// Writes elements `at..at + 16` of `y`, as far as there are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn store(y: &mut [bf16], at: usize, x: __m512) {
+    assert!(at < y.len());
+    // SAFETY: the mask keeps to the slice; the two vector types are the same 32 bytes.
+    unsafe {
+        let x = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+        _mm256_mask_storeu_epi16(y.as_mut_ptr().add(at).cast(), lanes(y.len(), at), x);
+    }
+}
+
+/// Elements `at..at + 16` of `x`, zeros beyond its end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn load_f32(x: &[f32], at: usize) -> __m512 {
+    assert!(at < x.len());
+    // SAFETY: the mask keeps to the slice.
+    unsafe { _mm512_maskz_loadu_ps(lanes(x.len(), at), x.as_ptr().add(at)) }
+}
+
+/// `2^x` with a relative error below 3e-7; 0 for any finite `x` below the range of f32.
+///
+/// `2^x = 2^⌊x⌋ · 2^f`, where `2^f` on `[0, 1)` is the polynomial of degree 5 with the smallest
+/// relative error (7.5e-8), and `scalef` does its own `⌊x⌋`. An infinite `x` gives NaN, so callers
+/// mask with large finite numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn exp2(x: __m512) -> __m512 {
+    const FLOOR: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+    let f = _mm512_sub_ps(x, _mm512_roundscale_ps::<FLOOR>(x));
+    let mut y = _mm512_set1_ps(0.001_877_576_7);
+    for c in [0.008_989_34, 0.055_826_318, 0.240_153_62, 0.693_153_1, 0.999_999_93] {
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(c));
+    }
+    _mm512_scalef_ps(y, x)
+}
+
+/// 1 / x by an estimate and one step of Newton's method: a relative error below 2e-7 for finite x.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn reciprocal(x: __m512) -> __m512 {
+    let y = _mm512_rcp14_ps(x);
+    let error = _mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0));
+    _mm512_fmadd_ps(y, error, y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::bf16_gemm;
+
+    #[test]
+    fn exp2_is_close_and_vanishes_far_below() {
+        if !bf16_gemm::available().unwrap() {
+            return;
+        }
+        // SAFETY: the processor has the instructions.
+        let at = |x: f32| unsafe { _mm512_cvtss_f32(exp2(_mm512_set1_ps(x))) };
+        for i in -1_200_000..40_000 {
+            let x = i as f32 * 1e-4;
+            let expected = f64::from(x).exp2();
+            assert!((f64::from(at(x)) / expected - 1.0).abs() < 3e-7, "{x}");
+        }
+        assert_eq!(at(-1e30), 0.0);
+        assert_eq!(at(-200.0), 0.0);
+    }
+}
