@@ -170,6 +170,7 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
             run.lora.r,
             run.lora.alpha
         ),
+        run.plan.describe(),
         format!(
             "run: {} steps, {} per epoch, {} rows each",
             run.schedule.total_steps, run.steps_per_epoch, config.train.global_batch_size

@@ -12,6 +12,11 @@ use candle_core::Result;
 /// f32 elements of a chunk of logits: 32 MiB.
 const LOGITS: usize = 1 << 23;
 
+/// Rows of a chunk of logits.
+pub(super) fn chunk(vocab: usize) -> usize {
+    (LOGITS / vocab.max(1)).max(1)
+}
+
 impl Decoder {
     /// Whether the head is nothing but a weight that the pass over the vocabulary takes.
     pub(crate) fn head_is_plain(&self, cx: &Cx) -> bool {
@@ -55,7 +60,7 @@ impl Decoder {
         if self.head_is_plain(cx) {
             return self.plain_head_pass(cx, h, labels, dh);
         }
-        let chunk = (LOGITS / v.max(1)).max(1);
+        let chunk = chunk(v);
         let mut nll = vec![0.0; labels.rows.len()];
         for (i, chosen) in labels.rows.chunks(chunk).enumerate() {
             let at = i * chunk..i * chunk + chosen.len();
@@ -67,7 +72,8 @@ impl Decoder {
             };
             let origins = Mirror::new(cx, origins)?;
             let dropout = pass.dropout.map(|d| Dropout { origins: &origins, ..d });
-            let (logits, u) = self.head.logits(cx, arena, &x, dropout, chunk)?;
+            let (logits, u) =
+                self.head.logits(cx, arena, &x, dropout, cx.room(chosen.len(), chunk))?;
             let targets = Mirror::new(cx, &labels.targets[at.clone()])?;
             let coefficients = match dh {
                 Some(_) => Some(Mirror::new(cx, &labels.coefficients[at.clone()])?),

@@ -15,7 +15,7 @@ use crate::hub::safetensors::{Checkpoint, MappedTensor};
 use crate::ops::attention::MOST_CHANNELS;
 use crate::ops::cx::rounded;
 use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
-use crate::ops::weight::Weight;
+use crate::ops::weight::{Weight, block_rows};
 use crate::ops::{Cx, Vector};
 use crate::optim::Arena;
 use crate::quant;
@@ -63,6 +63,61 @@ pub fn load(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Decoder> {
     loader.nothing_left(dir)?;
     let frequencies = rope::frequencies(&spec);
     Ok(Decoder { embed, layers, norm, head, frequencies, spec: spec.clone() })
+}
+
+/// Bytes that a model's weights take where a context computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// All weights: mapped, copied or packed.
+    pub resident: u64,
+    /// What loading the largest tensor takes besides, for a moment.
+    pub loading: u64,
+    /// Scratch in which one use of a weight is widened or dequantised.
+    pub scratch: u64,
+}
+
+/// What [`load`] will take, from the headers of the weights' files.
+///
+/// # Errors
+/// When the headers cannot be read.
+pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let (compute, on_gpu) = (cx.compute(), cx.gpu().is_some());
+    let size = compute.size_in_bytes() as u64;
+    let mut sizes = Sizes { resident: 0, loading: 0, scratch: 0 };
+    let mut blocks = BTreeSet::new();
+    for tensor in checkpoint.names().filter_map(|name| Some((name, checkpoint.tensor(name)?))) {
+        let (name, tensor) = tensor;
+        let stored = tensor.bytes().len() as u64;
+        let elements: u64 = tensor.shape.iter().map(|n| *n as u64).product();
+        let packed = quantize.filter(|_| name.ends_with("_proj.weight"));
+        sizes.resident += match packed {
+            Some(kind) => {
+                let scales = elements.div_ceil(quant::nf4::BLOCK as u64);
+                elements / 2 + if kind == Nf4::Double { scales + scales / 64 } else { 4 * scales }
+            }
+            None if on_gpu || (compute != DType::F32 && tensor.dtype != Dtype::BF16) => {
+                elements * size
+            }
+            None => stored,
+        };
+        if packed.is_some() {
+            // As f32 and as codes beside the file's pages.
+            sizes.loading = sizes.loading.max(stored + elements * 4 + elements / 2);
+        }
+        // A device dequantises a whole weight; f32 products widen a block of what is narrower, in one buffer for each size; bf16
+        // products take it as it is.
+        if let (2, true) = (tensor.shape.len(), packed.is_some() || stored < 4 * elements) {
+            if on_gpu && packed.is_some() {
+                sizes.scratch = sizes.scratch.max(elements * size);
+            } else if !on_gpu && !cx.has_bf16_products() {
+                let [rows, cols] = [tensor.shape[0], tensor.shape[1]];
+                blocks.insert(4 * block_rows(rows, cols) * cols);
+            }
+        }
+    }
+    sizes.scratch += blocks.iter().sum::<usize>() as u64;
+    Ok(sizes)
 }
 
 struct Loader<'a> {

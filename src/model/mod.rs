@@ -11,6 +11,7 @@ pub mod batch;
 pub mod cache;
 pub mod decoder;
 pub mod families;
+pub mod footprint;
 mod head;
 pub mod layer;
 pub mod linear;

@@ -51,6 +51,20 @@ impl DecoderSpec {
         }
     }
 
+    /// Outputs and inputs of the linear layer of a path.
+    pub fn linear_shape(&self, path: &str) -> [usize; 2] {
+        let (c, f) = (self.hidden, self.ffn);
+        let (qd, kd) = (self.heads * self.head_size, self.kv_heads * self.head_size);
+        match path.rsplit('.').next().unwrap_or(path) {
+            "q_proj" => [qd, c],
+            "k_proj" | "v_proj" => [kd, c],
+            "o_proj" => [c, qd],
+            "gate_proj" | "up_proj" => [f, c],
+            "down_proj" => [c, f],
+            _ => [self.vocab, c],
+        }
+    }
+
     /// The module paths of all linear layers in the order of the forward pass, the head last.
     pub fn linear_paths(&self) -> Vec<String> {
         let leaves = [

@@ -52,18 +52,21 @@ pub fn forward_backward(
     }
     let rows = logits.f32_mut()?.par_chunks_mut(v).zip(nll.par_iter_mut()).zip(&targets[..]);
     rows.enumerate().for_each(|(i, ((z, nll), &t))| {
-        simd::vectorized(#[inline(always)] || {
-            let t = t as usize;
-            let top = simd::max(z);
-            let target = z[t] - top;
-            let sum = simd::exp_sum(z, top);
-            *nll = sum.ln() - target;
-            if let Some(c) = coefficients {
-                let scale = c[i] / sum;
-                z.iter_mut().for_each(|z| *z *= scale);
-                z[t] -= c[i];
-            }
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                let t = t as usize;
+                let top = simd::max(z);
+                let target = z[t] - top;
+                let sum = simd::exp_sum(z, top);
+                *nll = sum.ln() - target;
+                if let Some(c) = coefficients {
+                    let scale = c[i] / sum;
+                    z.iter_mut().for_each(|z| *z *= scale);
+                    z[t] -= c[i];
+                }
+            },
+        );
     });
     coefficients.map(|_| cx.stored(logits)).transpose()
 }

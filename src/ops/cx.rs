@@ -109,7 +109,7 @@ impl Cx {
     }
 
     /// Whether frozen bf16 weights are multiplied in bf16 on the CPU.
-    pub(super) fn has_bf16_products(&self) -> bool {
+    pub fn has_bf16_products(&self) -> bool {
         self.bf16_products
     }
 
@@ -153,6 +153,16 @@ impl Cx {
     /// How many buffers were newly allocated so far; 0 on a device, whose pool is the driver's.
     pub fn fresh_allocations(&self) -> usize {
         self.on_cpu().map_or(0, |(pool, _)| pool.fresh())
+    }
+
+    /// Rows to make room for where `n` tokens, and never more than `most`, are worked on at a time.
+    pub fn room(&self, n: usize, most: usize) -> usize {
+        self.on_cpu().map_or(most, |(_, tokens)| tokens.max(n).min(most))
+    }
+
+    /// Bytes of the CPU's buffers; 0 on a device.
+    pub fn pooled_bytes(&self) -> usize {
+        self.on_cpu().map_or(0, |(pool, _)| pool.bytes())
     }
 
     /// A buffer of any content for values between ops, in the compute dtype. The first dimension of `shape` counts tokens.

@@ -73,7 +73,12 @@ impl Mask<'_> {
 fn on_cpu<T: Value>(mask: &Mask<'_>, x: &Buf, out: &mut Buf, add: bool) -> Result<()> {
     let cols = x.cols().max(1);
     let rows = T::of_mut(out)?.par_chunks_mut(cols).zip(T::of(x)?.par_chunks(cols)).enumerate();
-    rows.for_each(|(t, (out, x))| simd::vectorized(#[inline(always)] || mask.row(t, x, out, add)));
+    rows.for_each(|(t, (out, x))| {
+        simd::vectorized(
+            #[inline(always)]
+            || mask.row(t, x, out, add),
+        )
+    });
     Ok(())
 }
 

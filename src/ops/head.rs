@@ -21,6 +21,11 @@ pub const ROWS: usize = 1024;
 /// Elements of a part of the logits: 8 MiB of f32.
 const PART: usize = 1 << 21;
 
+/// Columns of a part of the logits.
+pub fn width(vocab: usize) -> usize {
+    (PART / ROWS).min(vocab).next_multiple_of(2)
+}
+
 /// Whether [`forward_backward`] can run with this weight.
 pub fn applies(cx: &Cx, w: &Weight) -> bool {
     cx.has_bf16_products() && matches!(w.stored(), Some(Stored::Bf16(_)))
@@ -55,11 +60,12 @@ pub fn forward_backward(
     if let Some(t) = targets.iter().find(|t| **t as usize >= v) {
         bail!("head: target {t} lies outside the vocabulary of {v}");
     }
-    let width = (PART / ROWS).min(v).next_multiple_of(2);
+    let width = width(v);
     let x = Even::new(cx, h)?;
-    let mut z = cx.alloc_f32_rows(&[n, width], ROWS)?;
-    let mut p = cx.alloc_rows(&[n, width], ROWS)?;
-    let mut d = cx.alloc_f32_rows(&[n, c], ROWS)?;
+    let room = cx.room(n, ROWS);
+    let mut z = cx.alloc_f32_rows(&[n, width], room)?;
+    let mut p = cx.alloc_rows(&[n, width], room)?;
+    let mut d = cx.alloc_f32_rows(&[n, c], room)?;
     d.f32_mut()?.fill(0.0);
     let mut running = vec![Running { top: f32::NEG_INFINITY, sum: 0.0, target: 0.0 }; n];
     for first in (0..v).step_by(width) {
@@ -88,16 +94,19 @@ pub fn forward_backward(
         *nll = r.sum.ln() + r.top - r.target;
     }
     let Some(coefficients) = coefficients else { return Ok(None) };
-    let mut dh = cx.alloc_rows(&[n, c], ROWS)?;
+    let mut dh = cx.alloc_rows(&[n, c], room)?;
     let rows = dh.bf16_mut()?.par_chunks_mut(c).zip(d.f32()?.par_chunks(c)).zip(&running);
     rows.zip(targets).zip(coefficients).for_each(|((((dh, d), r), &t), &coefficient)| {
         let target = &values[t as usize * c..][..c];
         let (scale, sum) = (coefficient, 1.0 / r.sum);
-        simd::vectorized(#[inline(always)] || {
-            for ((dh, d), w) in dh.iter_mut().zip(d).zip(target) {
-                *dh = bf16::near(scale * (d * sum - w.wide()));
-            }
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for ((dh, d), w) in dh.iter_mut().zip(d).zip(target) {
+                    *dh = bf16::near(scale * (d * sum - w.wide()));
+                }
+            },
+        );
     });
     Ok(Some(dh))
 }
@@ -110,7 +119,10 @@ fn advance(r: &mut Running, z: &[f32], p: &mut [bf16], d: &mut [f32]) {
     if top > r.top {
         let factor = (r.top - top).exp();
         r.sum *= factor;
-        simd::vectorized(#[inline(always)] || d.iter_mut().for_each(|d| *d *= factor));
+        simd::vectorized(
+            #[inline(always)]
+            || d.iter_mut().for_each(|d| *d *= factor),
+        );
         r.top = top;
     }
     // SAFETY: as above.

@@ -12,6 +12,7 @@ pub struct Pool {
     f32: Mutex<HashMap<usize, Vec<Vec<f32>>>>,
     bf16: Mutex<HashMap<usize, Vec<Vec<bf16>>>>,
     fresh: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 impl Pool {
@@ -36,6 +37,11 @@ impl Pool {
         self.fresh.load(Ordering::Relaxed)
     }
 
+    /// Bytes of all buffers that were ever allocated: none is given back to the system.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn give_back(&self, storage: CpuStorage) {
         match storage {
             CpuStorage::F32(v) => put(&self.f32, v),
@@ -55,6 +61,7 @@ impl Pool {
             Some(v) => v,
             None => {
                 self.fresh.fetch_add(1, Ordering::Relaxed);
+                self.bytes.fetch_add(capacity * size_of::<T>(), Ordering::Relaxed);
                 fresh(capacity)?
             }
         };

@@ -45,10 +45,13 @@ fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf)
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32_mut()?).zip(T::of(x)?.par_chunks(c));
     rows.with_min_len(8).for_each(|((y, r), x)| {
-        simd::vectorized(#[inline(always)] || {
-            *r = 1.0 / (simd::dot(x, x) / c as f32 + eps).sqrt();
-            scale_row(y, x, g, *r);
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                *r = 1.0 / (simd::dot(x, x) / c as f32 + eps).sqrt();
+                scale_row(y, x, g, *r);
+            },
+        );
     });
     Ok(())
 }
@@ -83,7 +86,12 @@ pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
 fn recompute_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_min_len(8).for_each(|((y, r), x)| simd::vectorized(#[inline(always)] || scale_row(y, x, g, *r)));
+    rows.with_min_len(8).for_each(|((y, r), x)| {
+        simd::vectorized(
+            #[inline(always)]
+            || scale_row(y, x, g, *r),
+        )
+    });
     Ok(())
 }
 
@@ -126,12 +134,15 @@ fn backward_cpu<T: Value>(dy: &Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Buf) -
     let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of(dy)?.par_chunks(c));
     let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);
     rows.with_min_len(8).for_each(|(((dx, dy), x), &r)| {
-        simd::vectorized(#[inline(always)] || {
-            let back = weighted_dot(dy, x, g) * r * r * r / c as f32;
-            for (((dx, dy), x), g) in dx.iter_mut().zip(dy).zip(x).zip(g.iter()) {
-                *dx = T::near(dx.wide() + r * dy.wide() * g - x.wide() * back);
-            }
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                let back = weighted_dot(dy, x, g) * r * r * r / c as f32;
+                for (((dx, dy), x), g) in dx.iter_mut().zip(dy).zip(x).zip(g.iter()) {
+                    *dx = T::near(dx.wide() + r * dy.wide() * g - x.wide() * back);
+                }
+            },
+        );
     });
     Ok(())
 }

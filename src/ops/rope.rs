@@ -88,16 +88,19 @@ fn rotate_cpu<T: Value>(x: &mut Buf, table: &Table, positions: &[u32], sign: f32
     rows.for_each(|(row, &p)| {
         let at = p as usize * half;
         let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
-        simd::vectorized(#[inline(always)] || {
-            for head in row.chunks_mut(2 * half) {
-                let (lo, hi) = head.split_at_mut(half);
-                for ((lo, hi), (cos, sin)) in lo.iter_mut().zip(hi).zip(cos.iter().zip(sin)) {
-                    let (a, b, s) = (lo.wide(), hi.wide(), sign * sin);
-                    *lo = T::near(a * cos - b * s);
-                    *hi = T::near(b * cos + a * s);
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for head in row.chunks_mut(2 * half) {
+                    let (lo, hi) = head.split_at_mut(half);
+                    for ((lo, hi), (cos, sin)) in lo.iter_mut().zip(hi).zip(cos.iter().zip(sin)) {
+                        let (a, b, s) = (lo.wide(), hi.wide(), sign * sin);
+                        *lo = T::near(a * cos - b * s);
+                        *hi = T::near(b * cos + a * s);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     Ok(())
 }

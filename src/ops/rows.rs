@@ -25,9 +25,12 @@ pub fn add(cx: &Cx, y: &mut Buf, x: &Buf) -> Result<()> {
 fn add_cpu<T: Value>(y: &mut Buf, x: &Buf) -> Result<()> {
     let chunks = T::of_mut(y)?.par_chunks_mut(1 << 14).zip(T::of(x)?.par_chunks(1 << 14));
     chunks.for_each(|(y, x)| {
-        simd::vectorized(#[inline(always)] || {
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = T::near(y.wide() + x.wide()));
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = T::near(y.wide() + x.wide()));
+            },
+        );
     });
     Ok(())
 }

@@ -23,18 +23,26 @@ pub fn narrow_bits(x: f32) -> u16 {
 
 /// Rounds to bf16.
 pub fn narrow(from: &[f32], to: &mut [bf16]) {
-    vectorized(#[inline(always)] || {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16::from_bits(narrow_bits(*from)));
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to = bf16::from_bits(narrow_bits(*from)));
+        },
+    );
 }
 
 /// Widens from bf16.
 pub fn widen(from: &[bf16], to: &mut [f32]) {
-    vectorized(#[inline(always)] || {
-        to.iter_mut()
-            .zip(from)
-            .for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
+        },
+    );
 }
 
 /// eˣ for f32, relative error below 3e-7; 0 below −87.3, finite up to 88.
@@ -133,7 +141,12 @@ mod tests {
             .map(|i| {
                 let x = i as f32 * 1e-4;
                 let y = f64::from(x).exp();
-                ((f64::from(vectorized(#[inline(always)] || exp(x))) - y) / y).abs()
+                ((f64::from(vectorized(
+                    #[inline(always)]
+                    || exp(x),
+                )) - y)
+                    / y)
+                    .abs()
             })
             .fold(0.0, f64::max);
         assert!(worst < 3e-7, "relative error {worst:e}");

@@ -44,12 +44,15 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
 fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
     let chunks = T::of_mut(h)?.par_chunks_mut(CHUNK).zip(T::of(a)?.par_chunks(CHUNK));
     chunks.zip(T::of(b)?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
-        simd::vectorized(#[inline(always)] || {
-            for ((h, a), b) in h.iter_mut().zip(a).zip(b) {
-                let a = a.wide();
-                *h = T::near(a * simd::sigmoid(a) * b.wide());
-            }
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for ((h, a), b) in h.iter_mut().zip(a).zip(b) {
+                    let a = a.wide();
+                    *h = T::near(a * simd::sigmoid(a) * b.wide());
+                }
+            },
+        );
     });
     Ok(())
 }
@@ -82,15 +85,18 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
 fn backward_cpu<T: Value>(dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     let chunks = T::of_mut(a)?.par_chunks_mut(CHUNK).zip(T::of_mut(b)?.par_chunks_mut(CHUNK));
     chunks.zip(T::of_mut(dh)?.par_chunks_mut(CHUNK)).for_each(|((da, db), dh)| {
-        simd::vectorized(#[inline(always)] || {
-            for ((da, db), h) in da.iter_mut().zip(db.iter_mut()).zip(dh) {
-                let (a, b, dh) = (da.wide(), db.wide(), h.wide());
-                let s = simd::sigmoid(a);
-                *da = T::near(dh * b * s * (1.0 + a * (1.0 - s)));
-                *db = T::near(dh * a * s);
-                *h = T::near(a * s * b);
-            }
-        });
+        simd::vectorized(
+            #[inline(always)]
+            || {
+                for ((da, db), h) in da.iter_mut().zip(db.iter_mut()).zip(dh) {
+                    let (a, b, dh) = (da.wide(), db.wide(), h.wide());
+                    let s = simd::sigmoid(a);
+                    *da = T::near(dh * b * s * (1.0 + a * (1.0 - s)));
+                    *db = T::near(dh * a * s);
+                    *h = T::near(a * s * b);
+                }
+            },
+        );
     });
     Ok(())
 }

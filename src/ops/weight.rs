@@ -266,8 +266,7 @@ impl Weight {
         if let Some(all) = self.as_f32()? {
             return f(0, self.rows, all);
         }
-        // NF4 blocks of 64 elements must not be cut: a multiple of 64 rows never cuts one.
-        let block = (BLOCK / self.cols.max(1)).next_multiple_of(64).min(self.rows);
+        let block = block_rows(self.rows, self.cols);
         let mut scratch = cx.alloc_f32_rows(&[block, self.cols], block)?;
         for r0 in (0..self.rows).step_by(block) {
             let r1 = (r0 + block).min(self.rows);
@@ -279,9 +278,17 @@ impl Weight {
     }
 }
 
+/// Rows that are widened at once. NF4 blocks of 64 elements must not be cut: a multiple of 64 rows never cuts one.
+pub fn block_rows(rows: usize, cols: usize) -> usize {
+    (BLOCK / cols.max(1)).next_multiple_of(64).min(rows)
+}
+
 fn widen<T: Copy + Sync>(from: &[T], to: &mut [f32], f: impl Fn(T) -> f32 + Sync) {
     to.par_chunks_mut(1 << 14).zip(from.par_chunks(1 << 14)).for_each(|(to, from)| {
-        super::simd::vectorized(#[inline(always)] || to.iter_mut().zip(from).for_each(|(o, i)| *o = f(*i)));
+        super::simd::vectorized(
+            #[inline(always)]
+            || to.iter_mut().zip(from).for_each(|(o, i)| *o = f(*i)),
+        );
     });
 }
 

@@ -93,15 +93,18 @@ impl AdamW {
         let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
         let values = arena.params.par_chunks_mut(PIECE).zip(arena.grads.par_chunks(PIECE));
         values.zip(moments).for_each(|((p, g), (m, v))| {
-            simd::vectorized(#[inline(always)] || {
-                for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    let g = g * factor;
-                    *p *= decay;
-                    *m += (g - *m) * c1;
-                    *v = *v * b2 + c2 * g * g;
-                    *p -= step_size * *m / (v.sqrt() / root2 + eps);
-                }
-            });
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                        let g = g * factor;
+                        *p *= decay;
+                        *m += (g - *m) * c1;
+                        *v = *v * b2 + c2 * g * g;
+                        *p -= step_size * *m / (v.sqrt() / root2 + eps);
+                    }
+                },
+            );
         });
         Ok(())
     }

@@ -200,15 +200,18 @@ impl Arena {
             .grads
             .par_chunks(PIECE)
             .map(|g| {
-                simd::vectorized(#[inline(always)] || {
-                    let mut lanes = [0.0f64; 8];
-                    for g in g.chunks(8) {
-                        g.iter()
-                            .zip(&mut lanes)
-                            .for_each(|(g, l)| *l += f64::from(*g) * f64::from(*g));
-                    }
-                    lanes.iter().sum::<f64>()
-                })
+                simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        let mut lanes = [0.0f64; 8];
+                        for g in g.chunks(8) {
+                            g.iter()
+                                .zip(&mut lanes)
+                                .for_each(|(g, l)| *l += f64::from(*g) * f64::from(*g));
+                        }
+                        lanes.iter().sum::<f64>()
+                    },
+                )
             })
             .collect();
         Ok(squares.iter().sum::<f64>().sqrt())

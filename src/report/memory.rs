@@ -1,11 +1,39 @@
-//! Memory of this process.
+//! Memory of this process and of the machine, as Linux tells it.
 
 /// The most memory that was resident at a time, in bytes; 0 where the system does not tell.
 pub fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    of("/proc/self/status", "VmHWM:").unwrap_or(0)
+}
+
+/// The memory that is resident now, in bytes; 0 where the system does not tell.
+pub fn resident_bytes() -> u64 {
+    of("/proc/self/status", "VmRSS:").unwrap_or(0)
+}
+
+/// The memory that can be had before the system swaps or a container's limit ends the process.
+pub fn available_bytes() -> Option<u64> {
+    let system = of("/proc/meminfo", "MemAvailable:")?;
+    let number = |file: &str| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    // Version 2 of control groups, and version 1.
+    let groups = [
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ];
+    let left = groups
+        .iter()
+        .filter_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)))
+        .min();
+    Some(left.map_or(system, |left| left.min(system)))
+}
+
+/// A line of kibibytes, in bytes.
+fn of(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -13,5 +41,10 @@ mod tests {
     #[test]
     fn a_running_process_uses_memory() {
         assert!(super::peak_bytes() > 100_000);
+    }
+
+    #[test]
+    fn what_is_resident_is_below_the_peak() {
+        assert!(super::resident_bytes() <= super::peak_bytes());
     }
 }

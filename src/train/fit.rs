@@ -8,10 +8,8 @@ use super::validate::validate;
 use super::{fault, objective};
 use crate::config::{Precision, RunConfig};
 use crate::data::batch::Batch;
-use crate::data::example::Example;
 use crate::data::sampler::Epochs;
 use crate::model::decoder::Training;
-use crate::model::layer::Keep;
 use crate::model::linear::Draw;
 use crate::ops::philox::seed_key;
 use crate::ops::rope;
@@ -60,7 +58,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
     let mut scale = LossScale::new(run.precision == Precision::F16);
     let mut watch = Watch::new(&run.arena);
     let rope = run.decoder.rope_table(&run.cx, run.data.census.longest)?;
-    run.cx.set_token_capacity(longest_batch(run, t.micro_batch_size));
+    run.cx.set_token_capacity(run.plan.tokens);
 
     let (size, all) = (t.micro_batch_size, usize::MAX);
     if e.initial_validation
@@ -176,18 +174,8 @@ fn train_pass(
 ) -> Result<f64> {
     let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight, scale));
     let draw = Some(Draw { seed: seed_key(config.seed), step: step as u32 });
-    let how = Training { draw, keep: Keep::All };
+    let how = Training { draw, keep: run.plan.keep };
     let Run { cx, decoder, arena, .. } = run;
     let nll = cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, how))?;
     Ok(objective::loss(&nll, &labels) / f64::from(scale))
-}
-
-/// Tokens of the largest micro-batch that can be composed.
-fn longest_batch(run: &Run, micro_batch_size: usize) -> usize {
-    let largest = |examples: &[Example]| {
-        let mut lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        lengths.iter().take(micro_batch_size).sum::<usize>()
-    };
-    largest(&run.data.train).max(largest(&run.data.val))
 }

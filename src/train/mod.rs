@@ -6,6 +6,7 @@ pub mod fit;
 pub mod guard;
 pub mod loss_scale;
 pub mod objective;
+pub mod plan;
 pub mod prepare;
 pub mod save;
 pub mod validate;

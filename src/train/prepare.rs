@@ -1,6 +1,7 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
 use super::device::{self, Opened};
+use super::plan::{Ask, RunPlan};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
 use crate::config::{Precision, RunConfig, TargetModules};
@@ -33,6 +34,8 @@ pub struct Run {
     pub lora: LoraConfig,
     /// The adapted modules.
     pub paths: Vec<String>,
+    /// What the run needs, and what layers keep.
+    pub plan: RunPlan,
     /// Rates of all steps.
     pub schedule: Cosine,
     /// Steps of an epoch.
@@ -133,6 +136,23 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     }
     let schedule = Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
 
+    let plan = RunPlan::new(&Ask {
+        config,
+        cx: &cx,
+        spec: &spec,
+        data: &data,
+        steps: total_steps,
+        rank: lora.r,
+        dropout: lora.dropout > 0.0,
+        paths: &paths,
+    })?;
+    if !plan.fits() {
+        let gib = plan.limit.unwrap_or(0) as f64 / f64::from(1 << 30);
+        notes.push(format!(
+            "the plan exceeds the {gib:.2} GiB that there are; lower train.micro_batch_size or train.max_seq_length, or let train.gradient_checkpointing be auto"
+        ));
+    }
+
     let mut decoder = cx.install(|| load(&cx, dir, config.quantize.map(device::nf4)))?;
     debug!(device = device::describe(&cx), quantize = ?config.quantize, "weights ready");
     let mut arena = Arena::default();
@@ -141,7 +161,19 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)
         .map_err(|e| in_file(e, file))?;
     arena.to_device(&cx)?;
-    Ok(Run { cx, precision, data, decoder, arena, lora, paths, schedule, steps_per_epoch, notes })
+    Ok(Run {
+        cx,
+        precision,
+        data,
+        decoder,
+        arena,
+        lora,
+        paths,
+        plan,
+        schedule,
+        steps_per_epoch,
+        notes,
+    })
 }
 
 /// An error about a key, at the place where the key is written.

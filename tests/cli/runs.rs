@@ -572,3 +572,34 @@ fn an_interrupt_saves_the_adapter_and_ends_cleanly() {
     let saved: Vec<_> = saved.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(saved.iter().filter(|n| n.starts_with("step-")).count(), 1, "{saved:?}");
 }
+
+/// The part of the plan's line that says what is computed again.
+fn planned(more: &[&str]) -> String {
+    let home = Home::new();
+    let text = stderr(&home.smoke(more));
+    let line = text.lines().find(|l| l.starts_with("memory: ")).unwrap_or_default().to_owned();
+    line.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn with_memory_enough_nothing_is_computed_again() {
+    assert_eq!(planned(&["--train.max_memory", "64GiB"]), "none");
+}
+
+#[test]
+fn auto_takes_the_leanest_where_nothing_fits() {
+    assert_eq!(planned(&["--train.max_memory", "1MiB"]), "full");
+}
+
+#[test]
+fn a_policy_that_is_asked_for_is_taken() {
+    assert_eq!(planned(&["--train.gradient_checkpointing", "mlp"]), "mlp");
+}
+
+#[test]
+fn an_unknown_policy_is_refused() {
+    let home = Home::new();
+    let output = home.smoke(&["--train.gradient_checkpointing", "some"]);
+    let text = stderr(&output);
+    assert!(output.status.code() == Some(2) && text.contains("auto, none, mlp and full"), "{text}");
+}

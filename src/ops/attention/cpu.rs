@@ -69,12 +69,15 @@ pub(super) fn forward(
                 row[..lo].fill(0.0);
                 row[hi..].fill(0.0);
                 let seen = &mut row[lo..hi];
-                let (top, sum) = simd::vectorized(#[inline(always)] || {
-                    let top = simd::max(seen);
-                    let sum = simd::exp_sum(seen, top);
-                    seen.iter_mut().for_each(|p| *p /= sum);
-                    (top, sum)
-                });
+                let (top, sum) = simd::vectorized(
+                    #[inline(always)]
+                    || {
+                        let top = simd::max(seen);
+                        let sum = simd::exp_sum(seen, top);
+                        seen.iter_mut().for_each(|p| *p /= sum);
+                        (top, sum)
+                    },
+                );
                 // SAFETY: one task alone has this (row, head).
                 unsafe { lse_out.slice((q0 + i) * h + head, 1)[0] = top + sum.ln() };
             }
@@ -137,13 +140,16 @@ pub(super) fn backward(
                         }
                         let row = at + i * qw;
                         let lse = lse[(q0 + i) * h + head];
-                        simd::vectorized(#[inline(always)] || {
-                            let delta = simd::dot(&dout[row..row + d], &o[row..row + d]);
-                            for (s, ds) in s[lo..hi].iter_mut().zip(&mut ds[lo..hi]) {
-                                *s = simd::exp(*s - lse);
-                                *ds = *s * (*ds - delta);
-                            }
-                        });
+                        simd::vectorized(
+                            #[inline(always)]
+                            || {
+                                let delta = simd::dot(&dout[row..row + d], &o[row..row + d]);
+                                for (s, ds) in s[lo..hi].iter_mut().zip(&mut ds[lo..hi]) {
+                                    *s = simd::exp(*s - lse);
+                                    *ds = *s * (*ds - delta);
+                                }
+                            },
+                        );
                     }
                     let t = sized(t, n * d);
                     let (p, dsv) = (View::new(s, n, m), View::new(ds, n, m));

@@ -25,9 +25,7 @@ fn lanes(len: usize, at: usize) -> __mmask16 {
 fn load(x: &[bf16], at: usize) -> __m512 {
     assert!(at < x.len());
     // SAFETY: the mask keeps to the slice.
-    let x = unsafe {
-        _mm256_maskz_loadu_epi16(lanes(x.len(), at), x.as_ptr().add(at).cast())
-    };
+    let x = unsafe { _mm256_maskz_loadu_epi16(lanes(x.len(), at), x.as_ptr().add(at).cast()) };
     // A bf16 is the upper half of the f32 of the same value.
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }

@@ -222,7 +222,8 @@ mod x86 {
                             }
                             if let Some(x) = residual {
                                 let x = x.as_ptr().wrapping_add(at).cast();
-                                let x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(masks[v], x));
+                                let x =
+                                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(masks[v], x));
                                 sum = _mm512_add_ps(
                                     sum,
                                     _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),

@@ -1,0 +1,310 @@
+//! The memory that a training pass takes for activations, by the order in which the passes take buffers and give them back.
+//!
+//! On the CPU the pool keeps what was given back, by size: what is needed is, for each size, the most buffers that are out at a time.
+//! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. Sequences here mirror
+//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes.
+
+use super::DecoderSpec;
+use super::layer::Keep;
+use crate::ops::head;
+use std::collections::BTreeMap;
+
+/// What the activations' size depends on.
+pub struct Shape<'a> {
+    /// The model.
+    pub spec: &'a DecoderSpec,
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+    /// Bytes of a value between ops.
+    pub size: usize,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Whether adapters drop some of their input.
+    pub dropout: bool,
+    /// Whether the module of a path has an adapter.
+    pub adapted: &'a dyn Fn(&str) -> bool,
+    /// What layers keep.
+    pub keep: Keep,
+    /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
+    pub plain_head: bool,
+}
+
+/// Bytes of the activations of a training pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activations {
+    /// As the CPU's pool holds them: for each size the most at a time.
+    pub pooled: usize,
+    /// The most at a time in all.
+    pub live: usize,
+}
+
+/// A buffer that is out, by its bytes.
+type Held = usize;
+
+#[derive(Default)]
+struct Ledger {
+    out: BTreeMap<usize, (usize, usize)>,
+    now: usize,
+    most: usize,
+}
+
+impl Ledger {
+    fn take(&mut self, bytes: usize) -> Held {
+        let (now, most) = self.out.entry(bytes).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        self.now += bytes;
+        self.most = self.most.max(self.now);
+        bytes
+    }
+
+    fn give(&mut self, held: impl IntoIterator<Item = Held>) {
+        for bytes in held {
+            if let Some((now, _)) = self.out.get_mut(&bytes) {
+                *now -= 1;
+            }
+            self.now -= bytes;
+        }
+    }
+}
+
+/// What a layer keeps.
+#[derive(Default)]
+struct Kept {
+    attended: Option<Vec<Held>>,
+    gated: Option<(Vec<Held>, Option<Held>)>,
+}
+
+struct Pass<'a> {
+    s: &'a Shape<'a>,
+    l: Ledger,
+}
+
+/// The activations of one forward and backward pass.
+pub fn activations(shape: &Shape<'_>) -> Activations {
+    let mut p = Pass { s: shape, l: Ledger::default() };
+    p.train();
+    let pooled = p.l.out.iter().map(|(bytes, (_, most))| bytes * most).sum();
+    Activations { pooled, live: p.l.most }
+}
+
+impl Pass<'_> {
+    fn act(&mut self, cols: usize) -> Held {
+        self.l.take(self.s.tokens * cols * self.s.size)
+    }
+
+    fn f32(&mut self, cols: usize) -> Held {
+        self.l.take(self.s.tokens * cols * 4)
+    }
+
+    fn has(&self, layer: usize, leaf: &str) -> bool {
+        (self.s.adapted)(&format!("model.layers.{layer}.{leaf}"))
+    }
+
+    /// An adapter's u, with the dropped input beside it for a moment.
+    fn inner(&mut self, layer: usize, leaf: &str, input: usize) -> Option<Held> {
+        if !self.has(layer, leaf) {
+            return None;
+        }
+        let dropped = self.s.dropout.then(|| self.act(input));
+        let u = self.act(self.s.rank);
+        self.l.give(dropped);
+        Some(u)
+    }
+
+    fn linear(&mut self, layer: usize, leaf: &str, input: usize, out: usize) -> Vec<Held> {
+        let u = self.inner(layer, leaf, input);
+        let y = self.act(out);
+        u.into_iter().chain([y]).collect()
+    }
+
+    /// x₂, and what the attention half keeps.
+    fn attend(&mut self, i: usize) -> Vec<Held> {
+        let s = self.s.spec;
+        let (c, qd, kd) = (s.hidden, s.heads * s.head_size, s.kv_heads * s.head_size);
+        let h = self.act(c);
+        let mut kept = vec![self.f32(1)];
+        for (leaf, out) in
+            [("self_attn.q_proj", qd), ("self_attn.k_proj", kd), ("self_attn.v_proj", kd)]
+        {
+            kept.extend(self.linear(i, leaf, c, out));
+        }
+        self.l.give([h]);
+        kept.extend([self.act(qd), self.f32(s.heads)]);
+        kept.extend(self.linear(i, "self_attn.o_proj", qd, c));
+        kept
+    }
+
+    fn gate(&mut self, i: usize) -> Vec<Held> {
+        let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
+        let h = self.act(c);
+        let mut kept = vec![self.f32(1)];
+        for leaf in ["mlp.gate_proj", "mlp.up_proj"] {
+            kept.extend(self.linear(i, leaf, c, f));
+        }
+        self.l.give([h]);
+        kept
+    }
+
+    fn forward(&mut self, i: usize, keep: Keep) -> Kept {
+        let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
+        // x₂ is the last that attend takes and stays until the layer is done.
+        let mut attended = self.attend(i);
+        let x2 = attended.pop();
+        if keep == Keep::Input {
+            self.l.give(attended.drain(..));
+        }
+        let gated = self.gate(i);
+        let h = self.act(f);
+        let gated = if keep == Keep::All {
+            Some(gated)
+        } else {
+            self.l.give(gated);
+            None
+        };
+        let u = self.inner(i, "mlp.down_proj", f);
+        self.act(c); // y, the next layer's x
+        self.l.give([h]);
+        let gated = match gated {
+            Some(gated) => Some((gated, u)),
+            None => {
+                self.l.give(u);
+                None
+            }
+        };
+        let attended = if keep == Keep::Input {
+            self.l.give(x2);
+            None
+        } else {
+            Some(attended.into_iter().chain(x2).collect())
+        };
+        Kept { attended, gated }
+    }
+
+    /// du of the adapters among `leaves`.
+    fn outer(&mut self, i: usize, leaves: &[&str]) -> Vec<Held> {
+        let adapted = leaves.iter().filter(|leaf| self.has(i, leaf)).count();
+        (0..adapted).map(|_| self.act(self.s.rank)).collect()
+    }
+
+    /// The gradient of an input that goes through masked adapters.
+    fn masked(&mut self, dus: &[Held], input: usize) {
+        if self.s.dropout && !dus.is_empty() {
+            let passed = self.act(input);
+            self.l.give([passed]);
+        }
+    }
+
+    /// Scratch of the adapters' gradients.
+    fn gradients(&mut self, dus: &[Held], input: usize, u_missing: bool) {
+        if dus.is_empty() {
+            return;
+        }
+        let u = u_missing.then(|| {
+            let dropped = self.s.dropout.then(|| self.act(input));
+            let u = self.act(self.s.rank);
+            self.l.give(dropped);
+            u
+        });
+        let dropped = self.s.dropout.then(|| self.act(input));
+        let transposed = if self.s.size == 2 {
+            vec![self.act(self.s.rank), self.act(self.s.rank)]
+        } else {
+            Vec::new()
+        };
+        self.l.give(transposed.into_iter().chain(dropped).chain(u));
+    }
+
+    fn backward(&mut self, i: usize, kept: Kept) {
+        let s = self.s.spec;
+        let (c, f) = (s.hidden, s.ffn);
+        let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
+        let mut attended = match kept.attended {
+            Some(attended) => attended,
+            None => self.attend(i),
+        };
+        let x2 = attended.pop();
+        let (gated, u_down) = match kept.gated {
+            Some(kept) => kept,
+            None => (self.gate(i), None),
+        };
+        let dus = self.outer(i, &["mlp.down_proj"]);
+        let h = self.act(f);
+        self.masked(&dus, f);
+        self.gradients(&dus, f, u_down.is_none());
+        self.l.give([h].into_iter().chain(dus));
+        let dus = self.outer(i, &["mlp.gate_proj", "mlp.up_proj"]);
+        let dh = self.act(c);
+        self.masked(&dus, c);
+        let h = self.act(c);
+        self.gradients(&dus, c, false);
+        self.l.give([h, dh].into_iter().chain(dus).chain(gated).chain(u_down).chain(x2));
+
+        let dus = self.outer(i, &["self_attn.o_proj"]);
+        let dout = self.act(qd);
+        self.masked(&dus, qd);
+        self.gradients(&dus, qd, false);
+        self.l.give(dus);
+        let grads = [self.act(qd), self.act(kd), self.act(kd)];
+        self.l.give([dout]);
+        // What attention kept but the adapters' u and r, which stay to the end; they are small.
+        self.l.give(attended);
+        let h = self.act(c);
+        let leaves = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let dus = self.outer(i, &leaves);
+        self.gradients(&dus, c, false);
+        self.l.give([h]);
+        if i > 0 {
+            let dh = self.act(c);
+            self.masked(&dus, c);
+            self.l.give([dh]);
+        }
+        self.l.give(dus.into_iter().chain(grads));
+        // The layer's x.
+        self.l.give([self.s.tokens * c * self.s.size]);
+    }
+
+    fn head(&mut self) {
+        let (c, v) = (self.s.spec.hidden, self.s.spec.vocab);
+        let x = self.act(c);
+        let held = if self.s.plain_head {
+            let (rows, width) = (self.s.tokens.min(head::ROWS), head::width(v));
+            vec![
+                self.l.take(rows * width * 4),
+                self.l.take(rows * width * self.s.size),
+                self.l.take(rows * c * 4),
+                self.l.take(rows * c * self.s.size),
+            ]
+        } else {
+            let rows = self.s.tokens.min(super::head::chunk(v));
+            let mut held = vec![self.l.take(rows * v * 4)];
+            if self.s.size < 4 {
+                held.push(self.l.take(rows * v * self.s.size));
+            }
+            held.push(self.act(c));
+            held
+        };
+        self.l.give(held.into_iter().chain([x]));
+    }
+
+    fn train(&mut self) {
+        let c = self.s.spec.hidden;
+        self.act(c); // x
+        let layers = self.s.spec.layers;
+        let mut kept = Vec::with_capacity(layers);
+        for i in 0..layers {
+            let keep = if i + 1 == layers { Keep::All } else { self.s.keep };
+            let layer = self.forward(i, keep);
+            kept.push(layer);
+        }
+        let (h, r, dh) = (self.act(c), self.f32(1), self.act(c));
+        self.head();
+        self.l.give([h]);
+        let dx = self.act(c);
+        self.l.give([dh, self.s.tokens * c * self.s.size]); // and x
+        for (i, kept) in kept.into_iter().enumerate().rev() {
+            self.backward(i, kept);
+        }
+        self.l.give([dx, r]);
+    }
+}

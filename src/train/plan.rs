@@ -1,0 +1,193 @@
+//! What a run will need, known before weights load: steps, the largest micro-batch, memory; and what layers keep so that it fits.
+
+use super::device;
+use crate::config::{Checkpointing, RunConfig};
+use crate::data::dataset::DataSet;
+use crate::data::sampler::Epochs;
+use crate::model::DecoderSpec;
+use crate::model::footprint::{self, Shape};
+use crate::model::layer::Keep;
+use crate::model::load::{self, Sizes};
+use crate::ops::Cx;
+use crate::report::memory;
+use anyhow::Result;
+use candle_core::DType;
+
+/// Scratch of a thread: panels of products and of attention.
+const THREAD: u64 = 3 << 20;
+/// Rows that are looked at, one by one, for the largest micro-batch.
+const MOST_ROWS: usize = 5_000_000;
+
+/// Bytes, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What the process holds before weights load: program, tokenizer, data. 0 on a device.
+    pub base: u64,
+    /// The frozen weights.
+    pub weights: u64,
+    /// What they need for a moment while they load.
+    pub loading: u64,
+    /// Adapters, gradients, moments.
+    pub trainable: u64,
+    /// Activations and scratch.
+    pub activations: u64,
+}
+
+impl Memory {
+    /// The most at a time.
+    pub fn peak(&self) -> u64 {
+        self.base + self.weights + (self.trainable + self.activations).max(self.loading)
+    }
+}
+
+/// A run's needs and the choice that follows from them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunPlan {
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+    /// What layers keep.
+    pub keep: Keep,
+    /// The memory that it takes.
+    pub memory: Memory,
+    /// What there is, as far as it is known.
+    pub limit: Option<u64>,
+}
+
+/// What a plan looks at.
+pub struct Ask<'a> {
+    /// The config.
+    pub config: &'a RunConfig,
+    /// The context.
+    pub cx: &'a Cx,
+    /// The model's shape.
+    pub spec: &'a DecoderSpec,
+    /// The encoded rows.
+    pub data: &'a DataSet,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Whether adapters drop some of their input.
+    pub dropout: bool,
+    /// The adapted modules.
+    pub paths: &'a [String],
+}
+
+impl RunPlan {
+    /// The plan for a run.
+    ///
+    /// # Errors
+    /// When the weights' headers cannot be read.
+    pub fn new(ask: &Ask<'_>) -> Result<Self> {
+        let (config, cx) = (ask.config, ask.cx);
+        let nf4 = config.quantize.map(device::nf4);
+        let sizes = load::sizes(cx, &config.checkpoint_dir, nf4)?;
+        let tokens = largest_micro_batch(ask);
+        let free = match cx.gpu() {
+            Some(gpu) => Some(gpu.info().memory as u64 / 100 * 95),
+            None => memory::available_bytes().map(|free| free + memory::resident_bytes()),
+        };
+        let limit = config.train.max_memory.map(|m| m.0).or(free);
+        let plan = |keep| Self { tokens, keep, memory: needs(ask, &sizes, tokens, keep), limit };
+        let fits = |plan: &Self| plan.limit.is_none_or(|limit| plan.memory.peak() <= limit);
+        let all = [Keep::All, Keep::Attention, Keep::Input];
+        Ok(match config.train.gradient_checkpointing {
+            Checkpointing::None => plan(Keep::All),
+            Checkpointing::Mlp => plan(Keep::Attention),
+            Checkpointing::Full => plan(Keep::Input),
+            // From the fastest to the leanest.
+            Checkpointing::Auto => {
+                all.into_iter().map(plan).find(fits).unwrap_or_else(|| plan(Keep::Input))
+            }
+        })
+    }
+
+    /// Whether the run fits into what there is.
+    pub fn fits(&self) -> bool {
+        self.limit.is_none_or(|limit| self.memory.peak() <= limit)
+    }
+
+    /// The plan in a line.
+    pub fn describe(&self) -> String {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let m = &self.memory;
+        format!(
+            "memory: {:.2} GiB planned (weights {:.2}, adapters {:.2}, activations {:.2} for up to {} tokens), gradient checkpointing {}",
+            gib(m.peak()),
+            gib(m.weights),
+            gib(m.trainable),
+            gib(m.activations),
+            self.tokens,
+            match self.keep {
+                Keep::All => "none",
+                Keep::Attention => "mlp",
+                Keep::Input => "full",
+            }
+        )
+    }
+}
+
+fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
+    let Ask { cx, spec, .. } = *ask;
+    let head_adapted = ask.paths.iter().any(|p| p == "lm_head");
+    let shape = Shape {
+        spec,
+        tokens,
+        size: cx.compute().size_in_bytes(),
+        rank: ask.rank,
+        dropout: ask.dropout,
+        adapted: &|path| ask.paths.iter().any(|p| p == path),
+        keep,
+        plain_head: cx.has_bf16_products() && !head_adapted,
+    };
+    let activations = footprint::activations(&shape);
+    let rope = 4 * ask.data.census.longest * spec.head_size;
+    let parameters: usize = ask
+        .paths
+        .iter()
+        .map(|path| {
+            let [out, input] = spec.linear_shape(path);
+            let padded = |n: usize| n.next_multiple_of(256);
+            padded(ask.rank * input) + padded(ask.rank * out)
+        })
+        .sum();
+    // Parameters, gradients and two moments in f32; on a device a copy in the compute dtype.
+    let copy = if cx.gpu().is_some() && cx.compute() != DType::F32 { 2 } else { 0 };
+    let (base, used) = match cx.gpu() {
+        Some(_) => (0, activations.live as u64 + sizes.scratch),
+        None => {
+            let threads = cx.install(rayon::current_num_threads) as u64 * THREAD;
+            (memory::resident_bytes(), activations.pooled as u64 + sizes.scratch + threads)
+        }
+    };
+    Memory {
+        base,
+        weights: sizes.resident,
+        loading: sizes.loading,
+        trainable: (parameters * (16 + copy)) as u64,
+        activations: used + rope as u64,
+    }
+}
+
+/// Tokens of the largest micro-batch that the run composes, in training and in validation.
+fn largest_micro_batch(ask: &Ask<'_>) -> usize {
+    let (t, data) = (&ask.config.train, ask.data);
+    let size = t.micro_batch_size;
+    let of = |lengths: &mut dyn Iterator<Item = usize>| lengths.sum::<usize>();
+    let validated = data.val.chunks(size).map(|c| of(&mut c.iter().map(|e| e.ids.len()))).max();
+    let per_epoch = data.train.len().div_ceil(t.global_batch_size).max(1);
+    let epochs = ask.steps.div_ceil(per_epoch);
+    let trained = if epochs.saturating_mul(data.train.len()) <= MOST_ROWS {
+        let orders = Epochs::new(data.train.len(), ask.config.data.seed, t.shuffle).take(epochs);
+        let largest = |order: Vec<usize>| {
+            let windows = order.chunks(t.global_batch_size).flat_map(|w| w.chunks(size));
+            windows.map(|rows| rows.iter().map(|r| data.train[*r].ids.len()).sum()).max()
+        };
+        orders.filter_map(largest).max()
+    } else {
+        let mut lengths: Vec<usize> = data.train.iter().map(|e| e.ids.len()).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        Some(lengths.iter().take(size).sum())
+    };
+    trained.max(validated).unwrap_or(0)
+}

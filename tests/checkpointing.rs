@@ -1,0 +1,111 @@
+//! What layers compute again changes no bit of a step, and the memory that a pass takes is what the plan says.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use candle_core::DType;
+use std::path::PathBuf;
+use vft::adapters::LoraConfig;
+use vft::model::decoder::{Labels, Training};
+use vft::model::footprint::{Shape, activations};
+use vft::model::layer::Keep;
+use vft::model::linear::Draw;
+use vft::model::load::{Nf4, attach, load, sizes};
+use vft::model::{Decoder, Tokens};
+use vft::ops::{Cx, bf16_gemm};
+use vft::optim::Arena;
+
+const LENGTHS: [usize; 3] = [41, 17, 62];
+const RANK: usize = 4;
+
+struct Model {
+    cx: Cx,
+    decoder: Decoder,
+    arena: Arena,
+    paths: Vec<String>,
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model")
+}
+
+fn model(compute: DType, quantize: Option<Nf4>, dropout: f64) -> Model {
+    let cx = Cx::cpu(compute, 2).unwrap();
+    let mut decoder = load(&cx, &directory(), quantize).unwrap();
+    // Not every module: the plan has to look at each.
+    let adapted = |p: &String| !p.ends_with("k_proj") && p != "lm_head";
+    let paths: Vec<String> = decoder.spec.linear_paths().into_iter().filter(adapted).collect();
+    let mut arena = Arena::default();
+    let lora = LoraConfig { r: RANK, alpha: 8.0, dropout };
+    attach(&mut decoder, &mut arena, &lora, &paths, 7, None).unwrap();
+    // B starts at zero: gradients of A would be too.
+    arena.params.iter_mut().enumerate().for_each(|(i, p)| *p += (i % 13) as f32 * 1e-3 - 6e-3);
+    Model { cx, decoder, arena, paths }
+}
+
+/// Losses and gradients of one pass.
+fn pass(m: &mut Model, keep: Keep) -> (Vec<f32>, Vec<f32>) {
+    let ids = |n: usize, seed: usize| -> Vec<u32> {
+        (0..n).map(|i| ((i * 31 + seed * 7) % 90 + 5) as u32).collect()
+    };
+    let sequences: Vec<_> = LENGTHS.iter().enumerate().map(|(s, n)| ids(*n, s)).collect();
+    let tokens = Tokens::new(sequences.iter().enumerate().map(|(i, s)| (&s[..], i as u32)));
+    let mut labels = Labels::default();
+    let all: usize = LENGTHS.iter().sum();
+    for row in 0..all - 1 {
+        labels.rows.push(row as u32);
+        labels.targets.push((row * 17 % 90 + 5) as u32);
+        labels.coefficients.push(1.0 / all as f32);
+    }
+    let how = Training { draw: Some(Draw { seed: 3, step: 5 }), keep };
+    let rope = m.decoder.rope_table(&m.cx, 64).unwrap();
+    let Model { cx, decoder, arena, .. } = m;
+    cx.set_token_capacity(all);
+    arena.zero_grads().unwrap();
+    let pass = || decoder.train_pass(cx, arena, &rope, &tokens, &labels, how);
+    let nll = cx.install(pass).unwrap();
+    (nll, arena.grads.clone())
+}
+
+const KINDS: [(DType, Option<Nf4>); 3] =
+    [(DType::F32, None), (DType::BF16, None), (DType::BF16, Some(Nf4::Double))];
+
+#[test]
+fn computing_again_changes_no_bit() {
+    for (compute, quantize) in KINDS {
+        let mut m = model(compute, quantize, 0.1);
+        let kept = pass(&mut m, Keep::All);
+        assert!(kept.1.iter().any(|g| *g != 0.0));
+        for keep in [Keep::Attention, Keep::Input] {
+            assert!(pass(&mut m, keep) == kept, "{compute:?}, {quantize:?}, {keep:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pass_takes_what_the_plan_says() {
+    if !bf16_gemm::available().unwrap() {
+        return;
+    }
+    for (compute, quantize) in KINDS {
+        for dropout in [0.0, 0.1] {
+            for keep in [Keep::All, Keep::Attention, Keep::Input] {
+                let mut m = model(compute, quantize, dropout);
+                pass(&mut m, keep);
+                let shape = Shape {
+                    spec: &m.decoder.spec,
+                    tokens: LENGTHS.iter().sum(),
+                    size: compute.size_in_bytes(),
+                    rank: RANK,
+                    dropout: dropout > 0.0,
+                    adapted: &|path| m.paths.iter().any(|p| p == path),
+                    keep,
+                    plain_head: compute == DType::BF16,
+                };
+                let scratch = sizes(&m.cx, &directory(), quantize).unwrap().scratch;
+                let planned = activations(&shape).pooled as f64 + scratch as f64;
+                let taken = m.cx.pooled_bytes() as f64;
+                let what = format!("{compute:?}, {quantize:?}, {dropout}, {keep:?}");
+                assert!((taken / planned - 1.0).abs() < 0.01, "{what}: {taken} of {planned}");
+            }
+        }
+    }
+}
