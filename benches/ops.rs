@@ -80,10 +80,11 @@ fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
     let (x, y) = (buf(&cx, N, C), buf(&cx, N, F));
     let (mut da, mut db) = (vec![0.0; 8 * C], vec![0.0; F * 8]);
     timed(bencher, 2 * N * 8 * (2 * C + 2 * F), || {
-        let u = lora::forward(&cx, &x, f, mask.as_ref()).unwrap();
-        let du = lora::backward(&cx, &y, f).unwrap();
-        let seen = Seen { x: &x, mask: mask.as_ref(), u: &u, du: &du, dy: &y };
-        lora::gradients(&cx, seen, f.scale, Gradients::Host(&mut da, &mut db)).unwrap();
+        let u = lora::forward(&cx, &x, &[(f, mask.as_ref())]).unwrap().remove(0);
+        let du = lora::backward(&cx, &[(&y, f)]).unwrap().remove(0);
+        let seen = Seen { x: &x, mask: mask.as_ref(), u: &u, du: &du, dy: &y, scale: f.scale };
+        let gradients = Gradients::Host(&mut da, &mut db);
+        lora::gradients(&cx, vec![(seen, gradients)]).unwrap();
     });
 }
 

@@ -198,7 +198,7 @@ fn lora_is_candles() {
     let (a, b) = (buf(&cx, &[3, C], 3), buf(&cx, &[37, 3], 4));
     let f = Factors { a: part(&a), b: part(&b), r: 3, scale: 1.7 };
     let (weight, residual) = (zeros(37, C), buf(&cx, &[N, 37], 5));
-    let u = lora::forward(&cx, &x, f, None).unwrap();
+    let u = lora::forward(&cx, &x, &[(f, None)]).unwrap().remove(0);
     let plus = Plus { low_rank: Some((&u, f)), residual: Some(&residual), ..Plus::default() };
     let y = linear::forward(&cx, &x, &weight, plus).unwrap();
     let (xv, av, bv) = (var(&x), var(&a), var(&b));
@@ -213,9 +213,9 @@ fn lora_is_candles() {
     assert_close("y", y.f32().unwrap(), &values(&theirs));
     let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
     let into = Gradients::Host(&mut da, &mut db);
-    let du = lora::backward(&cx, &dy, f).unwrap();
-    let seen = Seen { x: &x, mask: None, u: &u, du: &du, dy: &dy };
-    lora::gradients(&cx, seen, f.scale, into).unwrap();
+    let du = lora::backward(&cx, &[(&dy, f)]).unwrap().remove(0);
+    let seen = Seen { x: &x, mask: None, u: &u, du: &du, dy: &dy, scale: f.scale };
+    lora::gradients(&cx, vec![(seen, into)]).unwrap();
     let low_rank = Some((&du, f, None));
     let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
     let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
@@ -238,11 +238,11 @@ fn lora_gradient_under_dropout_is_the_difference() {
     let weight = zeros(37, C);
     let forward = |x: &[f32]| {
         let x = cx.from_slice(x, &[N, C]).unwrap();
-        let u = lora::forward(&cx, &x, f, Some(&mask)).unwrap();
+        let u = lora::forward(&cx, &x, &[(f, Some(&mask))]).unwrap().remove(0);
         let plus = Plus { low_rank: Some((&u, f)), ..Plus::default() };
         linear::forward(&cx, &x, &weight, plus).unwrap().f32().unwrap().to_vec()
     };
-    let du = lora::backward(&cx, &dy, f).unwrap();
+    let du = lora::backward(&cx, &[(&dy, f)]).unwrap().remove(0);
     let low_rank = Some((&du, f, Some(&mask)));
     let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
     assert_difference(x.f32().unwrap(), dx.f32().unwrap(), dy.f32().unwrap(), forward);

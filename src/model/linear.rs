@@ -74,24 +74,7 @@ impl Linear {
         })
     }
 
-    /// y (N, out), with the residual stream added where one is given, and the adapter's u (N, R).
-    ///
-    /// # Errors
-    /// When the shapes disagree.
-    pub fn forward(
-        &self,
-        cx: &Cx,
-        arena: &Arena,
-        x: &Buf,
-        dropout: Option<Dropout<'_>>,
-        residual: Option<&Buf>,
-    ) -> Result<(Buf, Option<Buf>)> {
-        let u = self.inner(cx, arena, x, dropout)?;
-        let plus = Plus { residual, ..self.plus(arena, u.as_ref()) };
-        Ok((linear::forward(cx, x, &self.weight, plus)?, u))
-    }
-
-    /// As [`Self::forward`], with y in f32 on a device too and with room for `rows` rows: for chunks of logits.
+    /// y (N, out) in f32 everywhere, with room for `rows` rows, and the adapter's u (N, R): for chunks of logits.
     ///
     /// # Errors
     /// When the shapes disagree.
@@ -103,27 +86,53 @@ impl Linear {
         dropout: Option<Dropout<'_>>,
         rows: usize,
     ) -> Result<(Buf, Option<Buf>)> {
-        let u = self.inner(cx, arena, x, dropout)?;
+        let u = inner(cx, arena, x, &[self], dropout)?.pop().flatten();
         let plus = self.plus(arena, u.as_ref());
         Ok((linear::forward_f32(cx, x, &self.weight, plus, rows)?, u))
-    }
-
-    fn inner(
-        &self,
-        cx: &Cx,
-        arena: &Arena,
-        x: &Buf,
-        dropout: Option<Dropout<'_>>,
-    ) -> Result<Option<Buf>> {
-        let Some(a) = &self.adapter else { return Ok(None) };
-        let mask = self.mask(a, dropout);
-        lora::forward(cx, x, a.factors(arena), mask.as_ref()).map(Some)
     }
 
     fn plus<'a>(&'a self, arena: &'a Arena, u: Option<&'a Buf>) -> Plus<'a> {
         let low_rank = self.adapter.as_ref().zip(u).map(|(a, u)| (u, a.factors(arena)));
         Plus { bias: self.bias.as_ref(), low_rank, residual: None }
     }
+}
+
+/// The adapters' u (N, R) of layers that share the input `x`.
+fn inner(
+    cx: &Cx,
+    arena: &Arena,
+    x: &Buf,
+    layers: &[&Linear],
+    dropout: Option<Dropout<'_>>,
+) -> Result<Vec<Option<Buf>>> {
+    let adapters = || layers.iter().filter_map(|l| Some((l, l.adapter.as_ref()?)));
+    let masks: Vec<_> = adapters().map(|(l, a)| l.mask(a, dropout)).collect();
+    let of = adapters().zip(&masks).map(|((_, a), mask)| (a.factors(arena), mask.as_ref()));
+    let mut us = lora::forward(cx, x, &of.collect::<Vec<_>>())?.into_iter();
+    Ok(layers.iter().map(|l| l.adapter.as_ref().and_then(|_| us.next())).collect())
+}
+
+/// y (N, out), with the residual stream added where one is given, and the adapter's u (N, R), of each of the layers that share
+/// the input `x`.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn forward<const L: usize>(
+    cx: &Cx,
+    arena: &Arena,
+    x: &Buf,
+    layers: [&Linear; L],
+    dropout: Option<Dropout<'_>>,
+    residual: Option<&Buf>,
+) -> Result<[(Buf, Option<Buf>); L]> {
+    let us = inner(cx, arena, x, &layers, dropout)?;
+    let maps = layers
+        .iter()
+        .zip(&us)
+        .map(|(l, u)| (&*l.weight, Plus { residual, ..l.plus(arena, u.as_ref()) }));
+    let ys = linear::forward_all(cx, x, &maps.collect::<Vec<_>>())?;
+    let pairs: Vec<_> = ys.into_iter().zip(us).collect();
+    pairs.try_into().map_err(|_| candle_core::Error::Msg("a layer gave no output".into()))
 }
 
 /// What a layer gave forwards (its adapter's u) and gets backwards.
@@ -142,11 +151,10 @@ pub struct Output<'a> {
 /// # Errors
 /// When the shapes disagree.
 pub fn outer(cx: &Cx, arena: &Arena, outputs: &[Output<'_>]) -> Result<Vec<Option<Buf>>> {
-    let du = |out: &Output<'_>| {
-        let adapter = out.linear.adapter.as_ref();
-        adapter.map(|a| lora::backward(cx, out.dy, a.factors(arena))).transpose()
-    };
-    outputs.iter().map(du).collect()
+    let adapter = |out: &Output<'_>| out.linear.adapter.as_ref().map(|a| a.factors(arena));
+    let all: Vec<_> = outputs.iter().filter_map(|out| Some((out.dy, adapter(out)?))).collect();
+    let mut dus = lora::backward(cx, &all)?.into_iter();
+    Ok(outputs.iter().map(|out| adapter(out).and_then(|_| dus.next())).collect())
 }
 
 /// dx (N, in) of the input that the layers share.
@@ -191,17 +199,27 @@ pub fn gradients(
     dus: &[Option<Buf>],
     dropout: Option<Dropout<'_>>,
 ) -> Result<()> {
-    for (out, du) in outputs.iter().zip(dus) {
-        let (Some(a), Some(du)) = (&out.linear.adapter, du) else { continue };
-        let mask = out.linear.mask(a, dropout);
-        let again = match out.u {
-            Some(_) => None,
-            None => Some(lora::forward(cx, x, a.factors(arena), mask.as_ref())?),
+    let adapted = || {
+        let of = |(out, du): (&'_ Output<'_>, &'_ Option<Buf>)| {
+            out.linear.adapter.is_some() && du.is_some()
         };
-        let Some(u) = out.u.or(again.as_ref()) else { continue };
-        let (_, gradients) = arena.parts_and_gradients(&a.a, &a.b);
-        let seen = lora::Seen { x, mask: mask.as_ref(), u, du, dy: out.dy };
-        lora::gradients(cx, seen, a.scale, gradients)?;
+        outputs.iter().zip(dus).filter(move |pair| of(*pair))
+    };
+    let mut again = Vec::new();
+    for (out, _) in adapted().filter(|(out, _)| out.u.is_none()) {
+        again.extend(inner(cx, arena, x, &[out.linear], dropout)?.into_iter().flatten());
     }
-    Ok(())
+    let masks: Vec<_> = adapted()
+        .map(|(out, _)| out.linear.adapter.as_ref().and_then(|a| out.linear.mask(a, dropout)))
+        .collect();
+    let (mut seen, mut slices, mut again) = (Vec::new(), Vec::new(), again.iter());
+    for ((out, du), mask) in adapted().zip(&masks) {
+        let (Some(a), Some(du)) = (&out.linear.adapter, du) else { continue };
+        let Some(u) = out.u.or_else(|| again.next()) else { continue };
+        let mask = mask.as_ref();
+        seen.push(lora::Seen { x, mask, u, du, dy: out.dy, scale: a.scale });
+        slices.push([&a.a, &a.b]);
+    }
+    let gradients = arena.gradients(&slices)?;
+    lora::gradients(cx, seen.into_iter().zip(gradients).collect())
 }

@@ -4,7 +4,7 @@
 //! weight gets no gradient. u and du are those of [`super::lora`]. Where products run in bf16 all summands are one pass
 //! ([`super::bf16_gemm`]) and are rounded once.
 
-use super::bf16_gemm::{self, Product, Sink, Source, Stored};
+use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::dropout::{self, Mask};
 use super::lora::Factors;
 use super::matmul::{Into, View, ViewMut, matmul};
@@ -39,6 +39,42 @@ pub fn forward(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>) -> Result<Buf> {
     cx.stored(y)
 }
 
+/// The y of several layers that share an input: in bf16 all at once.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn forward_all(cx: &Cx, x: &Buf, layers: &[(&Weight, Plus<'_>)]) -> Result<Vec<Buf>> {
+    if layers.len() < 2 || !layers.iter().all(|(w, _)| is_bf16(cx, w)) {
+        return layers.iter().map(|(w, plus)| forward(cx, x, w, *plus)).collect();
+    }
+    let mut ys = Vec::with_capacity(layers.len());
+    for (w, plus) in layers {
+        check(x, w, *plus)?;
+        ys.push(cx.alloc(&[x.rows(), w.rows()])?);
+    }
+    let x = Even::new(cx, x)?;
+    let us = layers
+        .iter()
+        .map(|(_, plus)| plus.low_rank.map(|(u, _)| Even::new(cx, u)).transpose())
+        .collect::<Result<Vec<_>>>()?;
+    let terms = layers
+        .iter()
+        .zip(&us)
+        .map(|((w, plus), u)| terms(&x, w, *plus, u.as_ref()))
+        .collect::<Result<Vec<_>>>()?;
+    let products = layers
+        .iter()
+        .zip(&mut ys)
+        .zip(&terms)
+        .map(|(((w, plus), y), terms)| {
+            Ok(Product { rows: y.rows(), columns: w.rows(), terms, sink: sink(y, *plus)? })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    bf16_gemm::run(cx, &products)?;
+    drop(products);
+    Ok(ys)
+}
+
 /// As [`forward`], with y in f32 whatever the compute dtype is, and with room for `rows` rows: for chunks of logits.
 ///
 /// # Errors
@@ -48,7 +84,7 @@ pub fn forward_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, rows: usize) ->
     into(cx, x, w, plus, y)
 }
 
-fn into(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, mut y: Buf) -> Result<Buf> {
+fn check(x: &Buf, w: &Weight, plus: Plus<'_>) -> Result<()> {
     let (n, out) = (x.rows(), w.rows());
     if x.cols() != w.cols() {
         bail!("linear: x has {} columns, the weight wants {}", x.cols(), w.cols());
@@ -62,6 +98,11 @@ fn into(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, mut y: Buf) -> Result<Buf>
     if let Some((u, f)) = plus.low_rank {
         u.expect(&[n, f.r])?;
     }
+    Ok(())
+}
+
+fn into(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, mut y: Buf) -> Result<Buf> {
+    check(x, w, plus)?;
     if cx.gpu().is_some() {
         on_gpu(cx, x, w, plus, &mut y)?;
     } else if is_bf16(cx, w) {
@@ -101,22 +142,36 @@ fn on_gpu(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
 }
 
 fn in_bf16(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<()> {
-    let Some(stored) = w.stored() else { bail!("linear: {w:?} is not bf16") };
-    let (n, out) = (x.rows(), w.rows());
-    let x = Even::new(cx, x)?;
-    let mut terms = vec![x.term(Source::rows(stored, out, w.cols()))?];
     let u = plus.low_rank.map(|(u, _)| Even::new(cx, u)).transpose()?;
-    if let (Some(u), Some((_, f))) = (&u, plus.low_rank) {
-        terms.push(u.term(Source::rows(Stored::F32(f.b.host()?, f.scale), out, f.r))?);
+    let (rows, x) = (x.rows(), Even::new(cx, x)?);
+    let terms = terms(&x, w, plus, u.as_ref())?;
+    let sink = sink(y, plus)?;
+    bf16_gemm::run(cx, &[Product { rows, columns: w.rows(), terms: &terms, sink }])
+}
+
+/// x·Wᵀ and s·u·Bᵀ.
+fn terms<'a>(
+    x: &'a Even<'_>,
+    w: &'a Weight,
+    plus: Plus<'a>,
+    u: Option<&'a Even<'_>>,
+) -> Result<Vec<Term<'a>>> {
+    let Some(stored) = w.stored() else { bail!("linear: {w:?} is not bf16") };
+    let mut terms = vec![x.term(Source::rows(stored, w.rows(), w.cols()))?];
+    if let (Some(u), Some((_, f))) = (u, plus.low_rank) {
+        terms.push(u.term(Source::rows(Stored::F32(f.b.host()?, f.scale), w.rows(), f.r))?);
     }
+    Ok(terms)
+}
+
+fn sink<'a>(y: &'a mut Buf, plus: Plus<'a>) -> Result<Sink<'a>> {
     let bias = plus.bias.map(|b| &b[..]);
     let residual = plus.residual.map(|r| r.bf16()).transpose()?;
-    let sink = match y.dtype() {
-        DType::BF16 => Sink::bf16(y.bf16_mut()?, bias, residual),
-        _ if bias.is_none() && residual.is_none() => Sink::f32(y.f32_mut()?, false, 1.0),
+    match y.dtype() {
+        DType::BF16 => Ok(Sink::bf16(y.bf16_mut()?, bias, residual)),
+        _ if bias.is_none() && residual.is_none() => Ok(Sink::f32(y.f32_mut()?, false, 1.0)),
         _ => bail!("linear: a bias or a residual on logits in f32 is not supported"),
-    };
-    bf16_gemm::run(cx, &[Product { rows: n, columns: out, terms: &terms, sink }])
+    }
 }
 
 fn in_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<()> {
@@ -291,11 +346,11 @@ impl<'a> Even<'a> {
         Ok(Self { x, padded: Some(padded) })
     }
 
-    pub(super) fn term<'b>(&'b self, source: Source<'b>) -> Result<bf16_gemm::Term<'b>> {
+    pub(super) fn term<'b>(&'b self, source: Source<'b>) -> Result<Term<'b>> {
         let x = self.padded.as_ref().unwrap_or(self.x);
         if source.inner() != self.x.cols() {
             bail!("linear: {} columns against {}", self.x.cols(), source.inner());
         }
-        Ok(bf16_gemm::Term { x: x.bf16()?, stride: x.cols(), source })
+        Ok(Term { x: x.bf16()?, stride: x.cols(), source })
     }
 }

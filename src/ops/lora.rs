@@ -62,56 +62,92 @@ pub struct Factors<'a> {
     pub scale: f32,
 }
 
-/// u = drop(x)·Aᵀ as a new (N, R) buffer.
+/// u = drop(x)·Aᵀ as a new (N, R) buffer, for each of the adapters that share an input.
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-pub fn forward(cx: &Cx, x: &Buf, f: Factors<'_>, mask: Option<&Mask>) -> Result<Buf> {
+pub fn forward(cx: &Cx, x: &Buf, adapters: &[(Factors<'_>, Option<&Mask>)]) -> Result<Vec<Buf>> {
     let (n, k) = (x.rows(), x.cols());
-    let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
-    let x = dropped.as_ref().unwrap_or(x);
+    let mut us = Vec::with_capacity(adapters.len());
+    let unmasked = adapters.iter().all(|(_, mask)| mask.is_none());
+    if cx.has_bf16_products() && unmasked {
+        let x = Even::new(cx, x)?;
+        let terms = adapters
+            .iter()
+            .map(|(f, _)| x.term(Source::rows(Stored::F32(f.a.host()?, 1.0), f.r, k)).map(|t| [t]))
+            .collect::<Result<Vec<_>>>()?;
+        for (f, _) in adapters {
+            us.push(cx.alloc(&[n, f.r])?);
+        }
+        into_bf16(cx, &mut us, &terms)?;
+        return Ok(us);
+    }
+    for (f, mask) in adapters {
+        let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
+        let x = dropped.as_ref().unwrap_or(x);
+        us.push(match mask {
+            Some(_) if cx.has_bf16_products() => forward(cx, x, &[(*f, None)])?.remove(0),
+            _ => reduce(cx, x, *f)?,
+        });
+    }
+    Ok(us)
+}
+
+/// x·Aᵀ on a device or in f32.
+fn reduce(cx: &Cx, x: &Buf, f: Factors<'_>) -> Result<Buf> {
+    let (n, k) = (x.rows(), x.cols());
     if let Some(gpu) = cx.gpu() {
         let u = cx.alloc(&[n, f.r])?;
         gpu.product(u.matrix()?, Add::Overwrite, 1.0, x.matrix()?, f.a.matrix(f.r, k)?.t())?;
         return Ok(u);
     }
-    if cx.has_bf16_products() {
-        let mut u = cx.alloc(&[n, f.r])?;
-        let x = Even::new(cx, x)?;
-        let term = x.term(Source::rows(Stored::F32(f.a.host()?, 1.0), f.r, k))?;
-        let sink = Sink::bf16(u.bf16_mut()?, None, None);
-        bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
-        return Ok(u);
-    }
     let (mut u, x) = (cx.alloc_f32(&[n, f.r])?, cx.wide(x)?);
-    let a = View::new(f.a.host()?, f.r, k);
-    matmul(
-        ViewMut::new(u.f32_mut()?, n, f.r),
-        Into::Overwrite,
-        1.0,
-        View::new(x.f32()?, n, k),
-        a.t(),
-    );
+    let (a, xv) = (View::new(f.a.host()?, f.r, k), View::new(x.f32()?, n, k));
+    matmul(ViewMut::new(u.f32_mut()?, n, f.r), Into::Overwrite, 1.0, xv, a.t());
     cx.stored(u)
 }
 
-/// du = s·dy·B as a new (N, R) buffer.
+/// Products of one term each into narrow bf16 buffers, all at once.
+fn into_bf16(cx: &Cx, to: &mut [Buf], terms: &[[Term<'_>; 1]]) -> Result<()> {
+    let products = to
+        .iter_mut()
+        .zip(terms)
+        .map(|(to, terms)| {
+            let (rows, columns) = (to.rows(), to.cols());
+            Ok(Product { rows, columns, terms, sink: Sink::bf16(to.bf16_mut()?, None, None) })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    bf16_gemm::run(cx, &products)
+}
+
+/// du = s·dy·B as a new (N, R) buffer, for each output gradient.
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-pub fn backward(cx: &Cx, dy: &Buf, f: Factors<'_>) -> Result<Buf> {
+pub fn backward(cx: &Cx, outputs: &[(&Buf, Factors<'_>)]) -> Result<Vec<Buf>> {
+    if cx.has_bf16_products() {
+        let dys = outputs.iter().map(|(dy, _)| Even::new(cx, dy)).collect::<Result<Vec<_>>>()?;
+        let mut terms = Vec::with_capacity(outputs.len());
+        for (dy, (of, f)) in dys.iter().zip(outputs) {
+            let b = Source::columns(Stored::F32(f.b.host()?, f.scale), of.cols(), f.r);
+            terms.push([dy.term(b)?]);
+        }
+        let mut dus = Vec::with_capacity(outputs.len());
+        for (dy, f) in outputs {
+            dus.push(cx.alloc(&[dy.rows(), f.r])?);
+        }
+        into_bf16(cx, &mut dus, &terms)?;
+        return Ok(dus);
+    }
+    outputs.iter().map(|(dy, f)| expand_back(cx, dy, *f)).collect()
+}
+
+/// s·dy·B on a device or in f32.
+fn expand_back(cx: &Cx, dy: &Buf, f: Factors<'_>) -> Result<Buf> {
     let (n, out) = (dy.rows(), dy.cols());
     if let Some(gpu) = cx.gpu() {
         let (du, b) = (cx.alloc(&[n, f.r])?, f.b.matrix(out, f.r)?);
         gpu.product(du.matrix()?, Add::Overwrite, f.scale, dy.matrix()?, b)?;
-        return Ok(du);
-    }
-    if cx.has_bf16_products() {
-        let mut du = cx.alloc(&[n, f.r])?;
-        let dy = Even::new(cx, dy)?;
-        let term = dy.term(Source::columns(Stored::F32(f.b.host()?, f.scale), out, f.r))?;
-        let sink = Sink::bf16(du.bf16_mut()?, None, None);
-        bf16_gemm::run(cx, &[Product { rows: n, columns: f.r, terms: &[term], sink }])?;
         return Ok(du);
     }
     let (mut du, dy) = (cx.alloc_f32(&[n, f.r])?, cx.wide(dy)?);
@@ -133,26 +169,47 @@ pub struct Seen<'a> {
     pub du: &'a Buf,
     /// The layer's output gradient (N, out).
     pub dy: &'a Buf,
+    /// s = alpha / R.
+    pub scale: f32,
 }
 
-/// dA += duᵀ·drop(x), dB += `scale`·dyᵀ·u.
+/// dA += duᵀ·drop(x), dB += s·dyᵀ·u for each adapter.
 ///
 /// # Errors
 /// When a buffer is not where the others are, or the shapes disagree.
-pub fn gradients(cx: &Cx, seen: Seen<'_>, scale: f32, gradients: Gradients<'_>) -> Result<()> {
-    let Seen { x, mask, u, du, dy } = seen;
-    let (n, r) = (x.rows(), u.cols());
-    u.expect(&[n, r])?;
-    du.expect(&[n, r])?;
-    dy.expect(&[n, dy.cols()])?;
-    let dropped = mask.map(|m| dropout::apply(cx, x, m)).transpose()?;
-    let x = dropped.as_ref().unwrap_or(x);
-    match gradients {
-        Gradients::Host(da, db) if cx.has_bf16_products() => {
-            in_bf16(cx, [x, u, du, dy], scale, [da, db])
+pub fn gradients(cx: &Cx, adapters: Vec<(Seen<'_>, Gradients<'_>)>) -> Result<()> {
+    let masked = adapters.iter().any(|(seen, _)| seen.mask.is_some());
+    if cx.has_bf16_products() && !masked {
+        return in_bf16(cx, adapters);
+    }
+    for (seen, gradients) in adapters {
+        let dropped = seen.mask.map(|m| dropout::apply(cx, seen.x, m)).transpose()?;
+        let seen = Seen { x: dropped.as_ref().unwrap_or(seen.x), mask: None, ..seen };
+        if cx.has_bf16_products() {
+            in_bf16(cx, vec![(seen, gradients)])?;
+        } else {
+            wide(cx, seen, gradients)?;
         }
+    }
+    Ok(())
+}
+
+impl Seen<'_> {
+    fn check(&self) -> Result<()> {
+        let (n, r) = (self.x.rows(), self.u.cols());
+        self.u.expect(&[n, r])?;
+        self.du.expect(&[n, r])?;
+        self.dy.expect(&[n, self.dy.cols()])
+    }
+}
+
+/// On a device or in f32.
+fn wide(cx: &Cx, seen: Seen<'_>, gradients: Gradients<'_>) -> Result<()> {
+    seen.check()?;
+    let Seen { x, u, du, dy, scale, .. } = seen;
+    let (n, r, k, out) = (x.rows(), u.cols(), x.cols(), dy.cols());
+    match gradients {
         Gradients::Host(da, db) => {
-            let (k, out) = (x.cols(), dy.cols());
             let (x, u, du, dy) = (cx.wide(x)?, cx.wide(u)?, cx.wide(du)?, cx.wide(dy)?);
             let (dyv, uv) = (View::new(dy.f32()?, n, out), View::new(u.f32()?, n, r));
             matmul(ViewMut::new(db, out, r), Into::Add, scale, dyv.t(), uv);
@@ -162,40 +219,41 @@ pub fn gradients(cx: &Cx, seen: Seen<'_>, scale: f32, gradients: Gradients<'_>) 
         }
         Gradients::Device(memory, [da, db]) => {
             let Some(gpu) = cx.gpu() else { bail!("gradients are on a device, the input is not") };
-            let db = Matrix::new(memory, db, DType::F32, dy.cols(), r)?;
+            let db = Matrix::new(memory, db, DType::F32, out, r)?;
             gpu.product(db, Add::Accumulate, scale, dy.matrix()?.t(), u.matrix()?)?;
-            let da = Matrix::new(memory, da, DType::F32, r, x.cols())?;
+            let da = Matrix::new(memory, da, DType::F32, r, k)?;
             gpu.product(da, Add::Accumulate, 1.0, du.matrix()?.t(), x.matrix()?)
         }
     }
 }
 
 /// Sums over tokens: the transposed small factor against the wide activations, as they lie.
-fn in_bf16(
-    cx: &Cx,
-    [x, u, du, dy]: [&Buf; 4],
-    scale: f32,
-    [da, db]: [&mut [f32]; 2],
-) -> Result<()> {
-    let (n, r, k, out) = (x.rows(), u.cols(), x.cols(), dy.cols());
-    let (ut, dut) = (transposed(cx, u)?, transposed(cx, du)?);
-    let stride = n.next_multiple_of(2);
-    let dy = Source::columns(Stored::Bf16(dy.bf16()?), n, out);
-    let x = Source::columns(Stored::Bf16(x.bf16()?), n, k);
-    let products = [
-        Product {
-            rows: r,
-            columns: out,
-            terms: &[Term { x: ut.bf16()?, stride, source: dy }],
-            sink: Sink::transposed(db, scale),
-        },
-        Product {
-            rows: r,
-            columns: k,
-            terms: &[Term { x: dut.bf16()?, stride, source: x }],
-            sink: Sink::f32(da, true, 1.0),
-        },
-    ];
+fn in_bf16(cx: &Cx, adapters: Vec<(Seen<'_>, Gradients<'_>)>) -> Result<()> {
+    let mut small = Vec::with_capacity(2 * adapters.len());
+    for (seen, _) in &adapters {
+        seen.check()?;
+        small.push([transposed(cx, seen.u)?, transposed(cx, seen.du)?]);
+    }
+    let terms = adapters
+        .iter()
+        .zip(&small)
+        .map(|((seen, _), [ut, dut])| {
+            let n = seen.x.rows();
+            let stride = n.next_multiple_of(2);
+            let dy = Source::columns(Stored::Bf16(seen.dy.bf16()?), n, seen.dy.cols());
+            let x = Source::columns(Stored::Bf16(seen.x.bf16()?), n, seen.x.cols());
+            let dy = [Term { x: ut.bf16()?, stride, source: dy }];
+            Ok([dy, [Term { x: dut.bf16()?, stride, source: x }]])
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut products = Vec::with_capacity(2 * adapters.len());
+    for ((seen, gradients), [dy, x]) in adapters.into_iter().zip(&terms) {
+        let Gradients::Host(da, db) = gradients else { bail!("gradients are on a device") };
+        let (rows, sink) = (seen.u.cols(), Sink::transposed(db, seen.scale));
+        products.push(Product { rows, columns: seen.dy.cols(), terms: dy, sink });
+        let sink = Sink::f32(da, true, 1.0);
+        products.push(Product { rows, columns: seen.x.cols(), terms: x, sink });
+    }
     bf16_gemm::run(cx, &products)
 }
 

@@ -136,17 +136,28 @@ impl Arena {
         }
     }
 
-    /// The parameters of two slices for an op and where their gradients are added; `b` was pushed after `a`.
-    pub fn parts_and_gradients(&mut self, a: &Slice, b: &Slice) -> ([Part<'_>; 2], Gradients<'_>) {
-        if let Some(on) = &self.device
-            && let Ok(memory) = on.grads.memory()
-        {
-            let at = [a, b].map(|s| s.start * size_of::<f32>());
-            return ([self.part(a), self.part(b)], Gradients::Device(memory, at));
+    /// Where the gradients of pairs of slices are added.
+    ///
+    /// # Errors
+    /// When slices are named out of the order in which they were pushed.
+    pub fn gradients(&mut self, pairs: &[[&Slice; 2]]) -> Result<Vec<Gradients<'_>>> {
+        if let Some(on) = &self.device {
+            let memory = on.grads.memory()?;
+            let at = |s: &Slice| s.start * size_of::<f32>();
+            let pair = |[a, b]: &[&Slice; 2]| Gradients::Device(memory, [at(a), at(b)]);
+            return Ok(pairs.iter().map(pair).collect());
         }
-        let (head, tail) = self.grads.split_at_mut(b.start);
-        let gradients = Gradients::Host(&mut head[a.range()], &mut tail[..b.range().len()]);
-        ([Part::Host(&self.params[a.range()]), Part::Host(&self.params[b.range()])], gradients)
+        let (mut rest, mut done) = (&mut self.grads[..], 0);
+        let mut next = |s: &Slice| match s.start.checked_sub(done) {
+            Some(skip) => {
+                let all = std::mem::take(&mut rest);
+                let (part, after) = all[skip..].split_at_mut(s.range().len());
+                (rest, done) = (after, s.range().end);
+                Ok(part)
+            }
+            None => candle_core::bail!("the slice {} is named out of order", s.name),
+        };
+        pairs.iter().map(|[a, b]| Ok(Gradients::Host(next(a)?, next(b)?))).collect()
     }
 
     /// The slices in the order of the arrays.

@@ -196,17 +196,17 @@ impl<'a> Checks<'a> {
 
         let (xb, dyb) = (self.buf(&x, C)?, self.buf(&dy, OUT)?);
         let residual = self.buf(&y0, OUT)?;
-        let ([pa, pb], gradients) = arena.parts_and_gradients(&sa, &sb);
-        let factors = Factors { a: pa, b: pb, r, scale };
-        let u = lora::forward(self.cx, &xb, factors, mask.as_ref())?;
+        let factors = Factors { a: arena.part(&sa), b: arena.part(&sb), r, scale };
+        let u = lora::forward(self.cx, &xb, &[(factors, mask.as_ref())])?.remove(0);
         let plus =
             Plus { low_rank: Some((&u, factors)), residual: Some(&residual), ..Plus::default() };
         let y = linear::forward(self.cx, &xb, &weight, plus)?;
-        let du = lora::backward(self.cx, &dyb, factors)?;
-        let seen = Seen { x: &xb, mask: mask.as_ref(), u: &u, du: &du, dy: &dyb };
-        lora::gradients(self.cx, seen, scale, gradients)?;
+        let du = lora::backward(self.cx, &[(&dyb, factors)])?.remove(0);
         let low_rank = Some((&du, factors, mask.as_ref()));
         let dx = linear::backward(self.cx, &[Back { dy: &dyb, weight: &weight, low_rank }])?;
+        let seen = Seen { x: &xb, mask: mask.as_ref(), u: &u, du: &du, dy: &dyb, scale };
+        let into = arena.gradients(&[[&sa, &sb]])?;
+        lora::gradients(self.cx, into.into_iter().map(|g| (seen, g)).collect())?;
         arena.fetch_grads()?;
 
         let dropped = reference::dropout(&x, C, p, key, step, &tokens);

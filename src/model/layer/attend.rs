@@ -32,9 +32,8 @@ impl Layer {
     ) -> Result<(Buf, Attended)> {
         let (cx, drop) = (p.cx, p.dropout);
         let (h, r) = rms_norm::forward(cx, x, &self.norm1, p.spec.norm_eps)?;
-        let (mut q, uq) = self.q.forward(cx, arena, &h, drop, None)?;
-        let (mut k, uk) = self.k.forward(cx, arena, &h, drop, None)?;
-        let (v, uv) = self.v.forward(cx, arena, &h, drop, None)?;
+        let [(mut q, uq), (mut k, uk), (v, uv)] =
+            linear::forward(cx, arena, &h, [&self.q, &self.k, &self.v], drop, None)?;
         drop_now(h);
         for x in [&mut q, &mut k] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
@@ -48,7 +47,7 @@ impl Layer {
         };
         let sight = &p.rows.sight;
         let (o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
-        let (x2, uo) = self.o.forward(cx, arena, &o, drop, Some(x))?;
+        let [(x2, uo)] = linear::forward(cx, arena, &o, [&self.o], drop, Some(x))?;
         Ok((x2, Attended { r, q, k, v, o, lse, u: [uq, uk, uv, uo] }))
     }
 

@@ -22,8 +22,8 @@ impl Layer {
     pub(super) fn mlp_gate(&self, p: Pass<'_>, arena: &Arena, x2: &Buf) -> Result<Gated> {
         let (cx, drop) = (p.cx, p.dropout);
         let (h, r) = rms_norm::forward(cx, x2, &self.norm2, p.spec.norm_eps)?;
-        let (gate, ug) = self.gate.forward(cx, arena, &h, drop, None)?;
-        let (up, uu) = self.up.forward(cx, arena, &h, drop, None)?;
+        let [(gate, ug), (up, uu)] =
+            linear::forward(cx, arena, &h, [&self.gate, &self.up], drop, None)?;
         Ok(Gated { r, gate, up, u: [ug, uu], u_down: None })
     }
 
@@ -38,7 +38,7 @@ impl Layer {
     ) -> Result<(Buf, Option<Gated>)> {
         let h = swiglu::forward(p.cx, &gated.gate, &gated.up)?;
         let kept = keep.then_some(gated);
-        let (y, u_down) = self.down.forward(p.cx, arena, &h, p.dropout, Some(x2))?;
+        let [(y, u_down)] = linear::forward(p.cx, arena, &h, [&self.down], p.dropout, Some(x2))?;
         Ok((y, kept.map(|g| Gated { u_down, ..g })))
     }
 

@@ -134,58 +134,79 @@ fn of_columns<const V: usize>(
     scratch: &mut Vec<bf16>,
 ) {
     let (k, n) = (source.cols, columns.len());
+    let row = |r: usize| r * k + columns.start;
+    // Pairs of whole rows of a whole panel are read where they lie, the others through scratch.
+    let whole = match source.stored {
+        Stored::Bf16(_) if n == V * 16 => pairs.end.min(source.rows / 2).max(pairs.start),
+        _ => pairs.start,
+    };
+    let (direct, rest) = panel.split_at_mut((whole - pairs.start) * V * 16);
+    if let Stored::Bf16(values) = source.stored {
+        interleave::<V>(direct, values, row(2 * pairs.start), k);
+    }
     scratch.clear();
     scratch.resize(V * 32, bf16::ZERO);
-    let (even, odd) = scratch.split_at_mut(V * 16);
-    for (p, to) in pairs.zip(panel.chunks_exact_mut(V * 16)) {
-        let row = |r: usize| r * k + columns.start;
-        match source.stored {
-            Stored::Bf16(values) if n == V * 16 && 2 * p + 1 < source.rows => {
-                interleave::<V>(to, &values[row(2 * p)..][..n], &values[row(2 * p + 1)..][..n]);
-            }
-            stored => {
-                stored.read(row(2 * p), &mut even[..n]);
-                if 2 * p + 1 < source.rows {
-                    stored.read(row(2 * p + 1), &mut odd[..n]);
-                } else {
-                    odd[..n].fill(bf16::ZERO);
-                }
-                interleave::<V>(to, even, odd);
-            }
+    for (p, to) in (whole..pairs.end).zip(rest.chunks_exact_mut(V * 16)) {
+        let (even, odd) = scratch.split_at_mut(V * 16);
+        source.stored.read(row(2 * p), &mut even[..n]);
+        if 2 * p + 1 < source.rows {
+            source.stored.read(row(2 * p + 1), &mut odd[..n]);
+        } else {
+            odd[..n].fill(bf16::ZERO);
+        }
+        interleave::<V>(to, scratch, 0, V * 16);
+    }
+}
+
+/// Pairs of rows of 16·V values from `first` on, rows `k` apart.
+fn interleave<const V: usize>(to: &mut [u32], values: &[bf16], first: usize, k: usize) {
+    let pairs = to.len() / (V * 16);
+    assert!(pairs == 0 || first + (2 * pairs - 1) * k + V * 16 <= values.len(), "rows of a panel");
+    #[cfg(target_arch = "x86_64")]
+    if super::kernel::supported() {
+        // SAFETY: asked for; sizes are asserted.
+        return unsafe { interleave_vectors::<V>(to, values, first, k) };
+    }
+    for (p, to) in to.chunks_exact_mut(V * 16).enumerate() {
+        let rows = values[first + 2 * p * k..].iter().zip(&values[first + (2 * p + 1) * k..]);
+        for (to, (a, b)) in to.iter_mut().zip(rows) {
+            *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
         }
     }
 }
 
-fn interleave<const V: usize>(to: &mut [u32], even: &[bf16], odd: &[bf16]) {
-    let lengths = [to.len(), even.len(), odd.len()];
-    assert!(lengths == [V * 16; 3], "rows of a panel");
-    #[cfg(target_arch = "x86_64")]
-    if super::kernel::supported() {
-        // SAFETY: asked for; sizes are asserted.
-        return unsafe { interleave_vectors::<V>(to, even, odd) };
-    }
-    for ((to, a), b) in to.iter_mut().zip(even).zip(odd) {
-        *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
-    }
-}
-
 /// # Safety
-/// The processor must have AVX-512 F; all three have 16·V elements.
+/// The processor must have AVX-512 F; every pair of rows lies inside `values`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn interleave_vectors<const V: usize>(to: &mut [u32], even: &[bf16], odd: &[bf16]) {
+unsafe fn interleave_vectors<const V: usize>(
+    to: &mut [u32],
+    values: &[bf16],
+    first: usize,
+    k: usize,
+) {
     use std::arch::x86_64::{
-        _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_or_si512, _mm512_slli_epi32,
-        _mm512_storeu_si512,
+        _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_or_si512,
+        _mm512_slli_epi32, _mm512_storeu_si512,
     };
-    for v in 0..V {
-        // SAFETY: vector v lies inside all three (the caller's promise).
-        unsafe {
-            let load = |x: &[bf16]| {
-                _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().add(v * 16).cast()))
-            };
-            let words = _mm512_or_si512(load(even), _mm512_slli_epi32(load(odd), 16));
-            _mm512_storeu_si512(to.as_mut_ptr().add(v * 16).cast(), words);
+    /// Pairs ahead of which rows are asked for: each is another page or line that no prefetcher guesses.
+    const AHEAD: usize = 12;
+    let start = values.as_ptr().wrapping_add(first);
+    for p in 0..to.len() / (V * 16) {
+        let (even, odd) = (start.wrapping_add(2 * p * k), start.wrapping_add((2 * p + 1) * k));
+        for v in 0..V.div_ceil(2) {
+            let ahead = 2 * AHEAD * k + v * 32;
+            _mm_prefetch::<_MM_HINT_T0>(even.wrapping_add(ahead).cast());
+            _mm_prefetch::<_MM_HINT_T0>(odd.wrapping_add(ahead).cast());
+        }
+        for v in 0..V {
+            // SAFETY: vector v of both rows and of the pair exists (the caller's promise).
+            unsafe {
+                let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.add(v * 16).cast()));
+                let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.add(v * 16).cast()));
+                let words = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+                _mm512_storeu_si512(to.as_mut_ptr().add((p * V + v) * 16).cast(), words);
+            }
         }
     }
 }
