@@ -51,6 +51,14 @@ fn load_f32(x: &[f32], at: usize) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(lanes(x.len(), at), x.as_ptr().add(at)) }
 }
 
+/// to = scale·from, rounded.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn narrow(to: &mut [bf16], from: &[f32], scale: f32) {
+    for at in (0..to.len()).step_by(VECTOR) {
+        store(to, at, _mm512_mul_ps(load_f32(from, at), _mm512_set1_ps(scale)));
+    }
+}
+
 /// `2^x` with a relative error below 3e-7; 0 for any finite `x` below the range of f32.
 ///
 /// `2^x = 2^⌊x⌋ · 2^f`, where `2^f` on `[0, 1)` is the polynomial of degree 5 with the smallest

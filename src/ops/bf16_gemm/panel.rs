@@ -87,11 +87,13 @@ unsafe fn transpose_blocks<const V: usize>(
     pairs: usize,
 ) {
     use std::arch::x86_64::*;
-    for p in (0..pairs / 16).map(|p| p * 16) {
+    for p in (0..pairs / 16 * 16).step_by(16) {
         // SAFETY: 16 rows have words p..p + 16, the panel has pairs p..p + 16 (the caller's promise).
         unsafe {
-            let row = |r: usize| _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
-            let mut a: [__m512i; 16] = std::array::from_fn(row);
+            let mut a = [_mm512_setzero_si512(); 16];
+            for (r, a) in a.iter_mut().enumerate() {
+                *a = _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
+            }
             let mut b = a;
             for i in (0..16).step_by(2) {
                 b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);

@@ -1,6 +1,8 @@
 //! Where the right-hand factor of a term comes from: a weight as it is stored, seen from either side.
 
 use crate::ops::Cx;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::avx512;
 use crate::quant::nf4::Nf4;
 use candle_core::Result;
 use half::bf16;
@@ -65,6 +67,11 @@ impl Stored<'_> {
             Self::Nf4(packed) => packed.decode_bf16(start, out),
             Self::F32(values, scale) => {
                 let values = &values[start..start + out.len()];
+                #[cfg(target_arch = "x86_64")]
+                if super::kernel::supported() {
+                    // SAFETY: asked for.
+                    return unsafe { avx512::narrow(out, values, *scale) };
+                }
                 out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(v * scale));
             }
         }
