@@ -34,6 +34,23 @@ pub(super) struct Tiles<'a> {
     pub(super) first: bool,
     pub(super) last: bool,
     pub(super) sink: &'a Sink<'a>,
+    /// What this thread will most likely lay out next.
+    pub(super) ahead: Ahead,
+}
+
+/// Memory to be brought near while tiles are computed: `rows` pieces of `bytes`, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) start: *const u8,
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+    pub(super) stride: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(super) const NOTHING: Self =
+        Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -63,7 +80,7 @@ pub(super) use x86::{dot, run};
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
 mod x86 {
-    use super::{ROWS, Sink, Tiles, bf16};
+    use super::{Ahead, ROWS, Sink, Tiles, bf16};
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
@@ -114,9 +131,11 @@ mod x86 {
             assert!(s.at + s.pairs * V * 16 <= t.panel.len(), "a part outside the panel");
         }
         assert!(t.range.end <= t.rows && t.first_column + t.width <= t.columns, "outside the sink");
+        let tiles = t.range.len().div_ceil(ROWS[V]).max(1);
         let mut row = t.range.start;
         while row < t.range.end {
             let left = t.range.end - row;
+            fetch(&t.ahead, (row - t.range.start) / ROWS[V], tiles);
             // SAFETY: these rows exist in every x (asserted); the rest is the caller's promise.
             unsafe {
                 macro_rules! by_rows {
@@ -130,6 +149,28 @@ mod x86 {
                 by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
             }
             row += ROWS[V];
+        }
+    }
+
+    /// Asks for part `i` of `parts` of what is ahead.
+    #[inline]
+    fn fetch(ahead: &Ahead, i: usize, parts: usize) {
+        const LINE: usize = 64;
+        // A piece that is no whole number of lines reaches into one more.
+        let lines = ahead.bytes.div_ceil(LINE) + usize::from(!ahead.bytes.is_multiple_of(LINE));
+        let all = lines * ahead.rows;
+        let (mut row, mut line) = match lines {
+            0 => return,
+            _ => (all * i / parts / lines, all * i / parts % lines),
+        };
+        for _ in all * i / parts..all * (i + 1) / parts {
+            let at = ahead.start.wrapping_add(row * ahead.stride + line * LINE);
+            // SAFETY: asking for an address that nobody may read does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+            line += 1;
+            if line == lines {
+                (row, line) = (row + 1, 0);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Cutting products into tasks: a panel of columns by a range of rows.
 
 use super::few;
-use super::kernel::{self, ROWS, Segment, Tiles};
+use super::kernel::{self, Ahead, ROWS, Segment, Tiles};
 use super::panel;
 use super::sink::Sink;
 use super::source::{self, Source};
@@ -120,6 +120,15 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// The first weight of the columns after these: the next task of this thread as long as no other takes it.
+fn ahead(p: &Product<'_>, columns: Range<usize>) -> Ahead {
+    let next = columns.end..(columns.end + columns.len()).min(p.columns);
+    match p.terms.first() {
+        Some(term) if !next.is_empty() => term.source.place(next),
+        _ => Ahead::NOTHING,
+    }
+}
+
 fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Range<usize>) {
     let depth = PANEL / (V * 16);
     let pairs: usize = p.terms.iter().map(|t| t.source.inner().div_ceil(2)).sum();
@@ -168,6 +177,7 @@ fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Rang
                     first: part.start == 0,
                     last: part.end == pairs,
                     sink: &p.sink,
+                    ahead: if part.end == pairs { ahead(p, columns.clone()) } else { Ahead::NOTHING },
                 };
                 // SAFETY: the context has bf16 products (checked in `run`), so the processor has the instructions; the sink fits and this task
                 // alone has these rows and columns; `sums` has room for `block` rows wherever there are several parts.

@@ -1,11 +1,13 @@
 //! Where the right-hand factor of a term comes from: a weight as it is stored, seen from either side.
 
+use super::kernel::Ahead;
 use crate::ops::Cx;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::avx512;
 use crate::quant::nf4::Nf4;
 use candle_core::Result;
 use half::bf16;
+use std::ops::Range;
 
 /// A stored (rows, cols) matrix, row-major.
 #[derive(Clone, Copy)]
@@ -46,6 +48,24 @@ impl<'a> Source<'a> {
     /// Columns of the product.
     pub(super) fn out(&self) -> usize {
         if self.transposed { self.rows } else { self.cols }
+    }
+
+    /// Where the columns of the product that are `columns` lie in memory.
+    pub(super) fn place(&self, columns: Range<usize>) -> Ahead {
+        let (first, len, rows) = if self.transposed {
+            (columns.start * self.cols, columns.len() * self.cols, 1)
+        } else {
+            (columns.start, columns.len(), self.rows)
+        };
+        let (start, bytes, stride) = match self.stored {
+            Stored::Bf16(v) => (v.as_ptr().wrapping_add(first).cast(), 2 * len, 2 * self.cols),
+            Stored::Nf4(q) => {
+                (q.packed.as_ptr().wrapping_add(first / 2), len / 2, self.cols / 2)
+            }
+            // Adapters are small and near already.
+            Stored::F32(..) => return Ahead::NOTHING,
+        };
+        Ahead { start, rows, bytes, stride }
     }
 
     /// Whether the matrix is as large as it says.
