@@ -1,40 +1,60 @@
-"""vft against transformers + PEFT on the CPU: one random-weight SmolLM2-135M-shaped model, the same token ids, in turns.
+"""vft against transformers + PEFT on the CPU, in turns, on random-weight models and the same token ids. Called by bench_vs_peft.sh.
 
-usage: python scripts/bench_vs_peft.py VFT_BINARY [--rounds 3] [--precision 32-true] [--quantize null] [--decode]
-       (torch, transformers, peft, for NF4 bitsandbytes; one to two minutes a round)
-LoRA r 8 on all linear layers but the head, 2 x 256 tokens a step, 8 steps; medians over steps after the second.
---decode instead times 64 tokens of greedy decoding: 72 new tokens less 8, for vft as whole processes, against transformers' generate.
+usage: python scripts/bench_vs_peft.py VFT [TABLE ...] [--rounds 3] [--limits JSON]
+LoRA r 8 on all linear layers but the head; tokens/s are medians over steps after the second, memory is the process's peak.
+FLOPs are those of the frozen products, forward and backward, by formula; causal attention is counted in the table of growth.
 """
 import argparse, json, os, platform, statistics, subprocess, sys, tempfile, time
 
+# vocabulary, hidden, feed-forward, layers, heads, key/value heads
+SHAPES = {
+    "135M": (49152, 576, 1536, 30, 9, 3),
+    "360M": (49152, 960, 2560, 32, 15, 5),
+    "C 2048": (32000, 2048, 5632, 4, 32, 4),
+    "C 2560": (32000, 2560, 6912, 4, 20, 20),
+    "odd": (20011, 1000, 2731, 8, 10, 5),
+}
 PEER = r'''
 import json, resource, sys, time
+began = time.time()
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-model, rows, dtype = sys.argv[1], [json.loads(l)["input_ids"] for l in open(sys.argv[2])], getattr(torch, sys.argv[3])
+a = json.loads(sys.argv[1])
+dtype, rows, m = getattr(torch, a["dtype"]), [json.loads(l)["input_ids"] for l in open(a["data"])], a["batch"]
 kw = {}
-if sys.argv[4] != "null":
+if a["quantize"]:
     from transformers import BitsAndBytesConfig
-    kw["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=sys.argv[4].endswith("dq"), bnb_4bit_compute_dtype=dtype)
-m = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **kw), LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")).train()
-m.config.use_cache = False
-params = [p for p in m.parameters() if p.requires_grad]
+    kw["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=a["quantize"].endswith("dq"), bnb_4bit_compute_dtype=dtype)
+model = AutoModelForCausalLM.from_pretrained(a["model"], dtype=dtype, **kw)
+if a["checkpointing"]:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False)); model.enable_input_require_grads()
+model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+model.config.use_cache = False
+params = [p for p in model.parameters() if p.requires_grad]
 opt = torch.optim.AdamW(params, lr=2e-4)
-times, losses = [], []
-for s in range(len(rows) // 2):
-    ids = torch.tensor(rows[2 * s:2 * s + 2])
+run = torch.compile(model) if a["compile"] else model
+times, losses, first = [], [], None
+for s in range(len(rows) // m):
+    ids = torch.tensor(rows[m * s:m * (s + 1)])
     t = time.perf_counter()
-    loss = m(input_ids=ids, labels=ids).loss; loss.backward()
+    loss = run(input_ids=ids, labels=ids).loss; loss.backward()
     torch.nn.utils.clip_grad_norm_(params, 1e9); opt.step(); opt.zero_grad(set_to_none=True)
     times.append(time.perf_counter() - t); losses.append(float(loss))
-times = sorted(times[2:])
-print(json.dumps(dict(tokens_per_s=512 / times[len(times) // 2], peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, first_loss=losses[0])))
+    first = first or time.time() - began
+times = sorted(times[2:]) or times
+held = None
+if a.get("held_out"):
+    with torch.no_grad():
+        ids = torch.tensor([json.loads(l)["input_ids"] for l in open(a["held_out"])])
+        held = float(model(input_ids=ids, labels=ids).loss)
+print(json.dumps(dict(losses=losses, held=held, tokens_per_s=ids.numel() / times[len(times) // 2], peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, loss=losses[0], first=first)))
 '''
 DECODE = r'''
 import sys, time, torch
-from transformers import AutoModelForCausalLM
-m = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+kw = dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)) if sys.argv[2] == "nf4" else {}
+m = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, **kw)
 ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
 def run(n):
     t = time.perf_counter(); m.generate(input_ids=ids, max_new_tokens=n, min_new_tokens=n, do_sample=False); return time.perf_counter() - t
@@ -42,63 +62,192 @@ run(8)
 print(64 / (run(72) - run(8)))
 '''
 MAKE = r'''
-import json, sys, torch
+import sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
+v, c, f, l, h, k = map(int, sys.argv[2:])
 torch.manual_seed(0)
-c = LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, rms_norm_eps=1e-5, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
-LlamaForCausalLM(c).bfloat16().save_pretrained(sys.argv[1])
-g = torch.Generator().manual_seed(1)
-with open(sys.argv[2], "w") as f:
-    for r in torch.randint(5, 49152, (16, 256), generator=g).tolist():
-        f.write(json.dumps(dict(input_ids=r, labels=r)) + "\n")
+cfg = LlamaConfig(vocab_size=v, hidden_size=c, intermediate_size=f, num_hidden_layers=l, num_attention_heads=h, num_key_value_heads=k, tie_word_embeddings=True, rms_norm_eps=1e-5, max_position_embeddings=8192, bos_token_id=1, eos_token_id=2)
+LlamaForCausalLM(cfg).bfloat16().save_pretrained(sys.argv[1])
 '''
+HOME = tempfile.TemporaryDirectory()
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 
 
-def decode(a, model):
-    dtype = "float32" if a.precision == "32-true" else "bfloat16"
+def model(shape):
+    path = f"{HOME.name}/{shape}".replace(" ", "")
+    if not os.path.isdir(path):
+        subprocess.run([sys.executable, "-c", MAKE, path, *map(str, SHAPES[shape])], check=True, stderr=subprocess.DEVNULL)
+        for f in ("tokenizer.json", "tokenizer_config.json"):
+            open(f"{path}/{f}", "w").write(open(f"{ROOT}/configs/smoke/model/{f}").read())
+    return path
 
-    def seconds(n):
-        base = [a.vft, "generate", "--base", model, "--device", "cpu", "--raw", "--prompt", "a b c d e f", "--precision", a.precision]
-        start = time.perf_counter()
-        subprocess.run([*base, "--max-new-tokens", str(n)], check=True, capture_output=True)
-        return time.perf_counter() - start
 
-    seconds(8)
+def data(shape, batch, length, steps):
+    path, state = f"{HOME.name}/{batch}x{length}x{steps}-{shape}.jsonl".replace(" ", ""), 1
+    if not os.path.exists(path):
+        with open(path, "w") as f:
+            for _ in range(batch * steps):
+                row = []
+                for _ in range(length):
+                    state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+                    row.append(5 + (state >> 33) % (SHAPES[shape][0] - 5))
+                f.write(json.dumps(dict(input_ids=row, labels=row)) + "\n")
+    return path
+
+
+def vft(a, shape, batch, length, steps, precision="bf16-true", quantize=None, checkpointing="none", **more):
+    out, began = tempfile.mkdtemp(dir=HOME.name), time.time()
+    keys = dict(checkpoint_dir=model(shape), out_dir=f"{out}/run", device="cpu", precision=precision, quantize=quantize or "null", lora_r=8, lora_alpha=16, lora_dropout=0, lora_target_modules="all-linear", data="JSON")
+    keys |= {"data.path": data(shape, batch, length, steps), "data.val_split_fraction": 0, "train.global_batch_size": batch, "train.micro_batch_size": batch, "train.epochs": 1, "train.lr_warmup_steps": 0, "train.shuffle": "false", "train.gradient_checkpointing": checkpointing, "optimizer.lr": 2e-4} | more
+    command = [a.vft, "finetune", *[x for k, v in keys.items() for x in (f"--{k}", str(v))]]
+    with tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (os.path.exists(f"{out}/run/metrics.jsonl") and os.path.getsize(f"{out}/run/metrics.jsonl")):
+            time.sleep(0.005)
+        first, code = time.time() - began, process.wait()
+        err.seek(0)
+        told = err.read()
+    if code:
+        sys.exit(told)
+    records = [json.loads(l) for l in open(f"{out}/run/metrics.jsonl")]
+    evals, records = [r for r in records if "val_loss" in r], [r for r in records if "loss" in r]
+    plan = next(l for l in told.splitlines() if l.startswith("memory: "))
+    rates = [s["tokens_per_s"] for s in records[2:]] or [s["tokens_per_s"] for s in records]
+    return dict(losses=[s["loss"] for s in records], held=evals[-1]["val_loss"] if evals else None, tokens_per_s=statistics.median(rates), peak=records[-1]["peak_mem_bytes"] / 2**30, loss=records[0]["loss"], planned=float(plan.split()[1]), first=first)
+
+
+def peer(shape, batch, length, steps, precision="bf16-true", quantize=None, checkpointing="none", compile=False, **more):
+    args = more | dict(model=model(shape), data=more.get("data") or data(shape, batch, length, steps), batch=batch, dtype="float32" if precision == "32-true" else "bfloat16", quantize=quantize, checkpointing=checkpointing == "full", compile=compile)
+    done = subprocess.run([sys.executable, "-c", PEER, json.dumps(args)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def flops(shape, length=0):
+    """Of one token: frozen products forward and backward; with a length, causal attention too."""
+    v, c, f, l, h, k = SHAPES[shape]
+    d = c // h
+    layer = c * h * d * 2 + 2 * c * k * d + 3 * c * f
+    return 4 * (l * layer + v * c) - 2 * c * d * (h + 2 * k) + l * 7 * h * d * length
+
+
+def machine():
+    model = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores"
+
+
+CASES = [
+    ("135M bf16, eager", ("135M", 2, 256, 8), dict(), 2.8, 0.30),
+    ("135M bf16, compiled", ("135M", 2, 256, 8), dict(compile=True), 1.8, 0.30),
+    ("135M NF4", ("135M", 2, 256, 8), dict(quantize="bnb.nf4"), 2.5, 0.17),
+    ("135M NF4-dq", ("135M", 2, 256, 8), dict(quantize="bnb.nf4-dq"), 2.5, 0.17),
+    ("135M NF4-dq, full checkpointing", ("135M", 2, 256, 8), dict(quantize="bnb.nf4-dq", checkpointing="full"), 3.0, 0.20),
+    ("135M f32", ("135M", 2, 256, 8), dict(precision="32-true"), 1.6, 0.40),
+    ("360M bf16, 1 x 512", ("360M", 1, 512, 7), dict(), 1.9, 0.30),
+    ("360M NF4, 1 x 512", ("360M", 1, 512, 7), dict(quantize="bnb.nf4"), 2.4, 0.17),
+]
+
+
+def compare(a):
+    peak = json.loads(a.limits)["bf16_gflops"] if a.limits else 0
+    print("| case | PEFT tokens/s | vft tokens/s | ratio (rounds) | aim | PEFT GiB | vft GiB | ratio | aim | first loss, PEFT | vft | share of the register peak |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, work, how, speed, memory in CASES:
+        if a.only and a.only not in name:
+            continue
+        rounds = []
+        for _ in range(a.rounds):
+            p = peer(*work, **how)
+            v = vft(a, *work, **{k: x for k, x in how.items() if k != "compile"})
+            rounds.append((p, v))
+        median = lambda f: statistics.median(f(p, v) for p, v in rounds)
+        ratios = sorted(v["tokens_per_s"] / p["tokens_per_s"] for p, v in rounds)
+        rate = median(lambda p, v: v["tokens_per_s"])
+        share = f"{rate * flops(work[0]) / peak / 1e7:.0f} %" if peak and "f32" not in name else ""
+        print(f"| {name} | {median(lambda p, v: p['tokens_per_s']):.0f} | {rate:.0f} | {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)}) | {speed} | {median(lambda p, v: p['peak']):.2f} | {median(lambda p, v: v['peak']):.2f} | {median(lambda p, v: v['peak'] / p['peak']):.2f} | {memory} | {rounds[0][0]['loss']:.4f} | {rounds[0][1]['loss']:.4f} | {share} |", flush=True)
+
+
+def checkpointing(a):
+    print("| 135M bf16, tokens a step | policy | tokens/s | time over none | GiB | memory over none |\n|---|---|---|---|---|---|")
+    for batch, length in [(2, 256), (4, 512)]:
+        found = {k: [] for k in ("none", "mlp", "full")}
+        for _ in range(a.rounds):
+            for k in found:
+                found[k].append(vft(a, "135M", batch, length, 6, checkpointing=k))
+        for k, runs in found.items():
+            time_ratio = statistics.median(n["tokens_per_s"] / r["tokens_per_s"] for n, r in zip(found["none"], runs))
+            print(f"| {batch * length} | {k} | {statistics.median(r['tokens_per_s'] for r in runs):.0f} | {time_ratio:.2f} | {runs[0]['peak']:.2f} | {runs[0]['peak'] / found['none'][0]['peak']:.2f} |", flush=True)
+
+
+def growth(a):
+    print("| shape | sequences | tokens/s | GFLOP/s (products and attention) | GiB |\n|---|---|---|---|---|")
+    for shape, sizes in [("135M", [(1, 256), (1, 512), (2, 512), (4, 512), (2, 1024), (1, 2048), (4, 1024), (1, 4096), (8, 1024), (2, 4096)]), ("360M", [(1, 512), (4, 512)]), ("C 2048", [(1, 512), (4, 512)]), ("C 2560", [(1, 512), (4, 512)]), ("odd", [(1, 512), (4, 512)])]:
+        for batch, length in sizes:
+            r = vft(a, shape, batch, length, 5 if batch * length <= 2048 else 4)
+            print(f"| {shape} | {batch} x {length} | {r['tokens_per_s']:.0f} | {r['tokens_per_s'] * flops(shape, length) / 1e9:.0f} | {r['peak']:.2f} |", flush=True)
+
+
+def plan(a):
+    print("| shape | sequences | rank | weights | checkpointing | planned GiB | peak GiB | error |\n|---|---|---|---|---|---|---|---|")
+    runs = [("135M", b, t, r, q, k) for b, t in [(1, 256), (4, 512)] for r, q, k in [(8, None, "none"), (64, None, "mlp"), (8, "bnb.nf4-dq", "full"), (16, "bnb.nf4", "none"), (8, "f32", "none"), (8, "f32", "full")]]
+    runs += [("360M", 1, 512, 8, None, "none"), ("360M", 2, 1024, 8, "bnb.nf4-dq", "full"), ("C 2048", 1, 512, 16, None, "mlp"), ("C 2048", 2, 512, 16, "bnb.nf4", "none"), ("C 2560", 1, 512, 8, None, "full"), ("C 2560", 2, 512, 8, "bnb.nf4-dq", "mlp"), ("odd", 2, 512, 8, None, "none"), ("odd", 4, 512, 8, "bnb.nf4-dq", "full")]
+    for shape, batch, length, rank, how, policy in runs:
+        f32 = how == "f32"
+        r = vft(a, shape, batch, length, 3, precision="32-true" if f32 else "bf16-true", quantize=None if f32 else how, checkpointing=policy, lora_r=rank)
+        print(f"| {shape} | {batch} x {length} | {rank} | {how or 'bf16'} | {policy} | {r['planned']:.2f} | {r['peak']:.2f} | {100 * (r['planned'] / r['peak'] - 1):+.1f} % |", flush=True)
+
+
+def decode(a):
+    print("| weights | round | transformers tokens/s | vft tokens/s | ratio |\n|---|---|---|---|---|")
+    for kind in ("bf16", "nf4"):
+        def seconds(n):
+            command = [a.vft, "generate", "--base", model("135M"), "--device", "cpu", "--raw", "--prompt", "a b c d e f", "--precision", "bf16-true", "--max-new-tokens", str(n)]
+            command += ["--quantize", "bnb.nf4"] if kind == "nf4" else []
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            return time.perf_counter() - start
+        seconds(8)
+        for i in range(a.rounds):
+            theirs = float(subprocess.run([sys.executable, "-c", DECODE, model("135M"), kind], check=True, capture_output=True, text=True).stdout)
+            ours = 64 / (seconds(72) - seconds(8))
+            print(f"| {kind} | {i + 1} | {theirs:.0f} | {ours:.0f} | {ours / theirs:.2f} |", flush=True)
+
+
+def losses(a):
+    """50 steps over 20 rows again and again, and rows that were not seen but share half of their tokens with those that were."""
+    rows = [json.loads(l) for l in open(data("135M", 2, 256, 10))]
+    folder = f"{HOME.name}/losses"
+    os.makedirs(folder, exist_ok=True)
+    held = [dict(input_ids=r["input_ids"][:128] + q["input_ids"][128:]) for r, q in zip(rows[:4], rows[4:8])]
+    for name, of in (("train", rows * 5), ("val", [h | dict(labels=h["input_ids"]) for h in held])):
+        with open(f"{folder}/{name}.jsonl", "w") as f:
+            f.writelines(json.dumps(r) + "\n" for r in of)
+    p = peer("135M", 2, 256, 50, data=f"{folder}/train.jsonl", held_out=f"{folder}/val.jsonl")
+    v = vft(a, "135M", 2, 256, 50, **{"data.path": folder, "data.val_split_fraction": "null", "train.min_lr": 2e-4})
+    worst = max(abs(x / y - 1) for x, y in zip(v["losses"], p["losses"]))
+    print("| step | PEFT bf16 | vft bf16 | relative |\n|---|---|---|---|")
+    for i in (0, 9, 19, 29, 39, 49):
+        print(f"| {i + 1} | {p['losses'][i]:.5f} | {v['losses'][i]:.5f} | {v['losses'][i] / p['losses'][i] - 1:+.1e} |")
+    print(f"| held out | {p['held']:.5f} | {v['held']:.5f} | {v['held'] / p['held'] - 1:+.1e} |\n\nworst of {len(v['losses'])} steps: {worst:.1e}")
+
+
+def start(a):
+    print("| round | PEFT, start to first step, s | vft, s | ratio |\n|---|---|---|---|")
     for i in range(a.rounds):
-        peer = float(subprocess.run([sys.executable, "-c", DECODE, model, dtype], check=True, capture_output=True, text=True).stdout)
-        vft = 64 / (seconds(72) - seconds(8))
-        print(f"| {i + 1} | {peer:.0f} | {vft:.0f} | {vft / peer:.2f} |", flush=True)
+        p, v = peer("135M", 2, 256, 1), vft(a, "135M", 2, 256, 1)
+        print(f"| {i + 1} | {p['first']:.1f} | {v['first']:.2f} | {v['first'] / p['first']:.3f} |", flush=True)
 
 
 def main():
+    tables = dict(compare=compare, checkpointing=checkpointing, growth=growth, plan=plan, decode=decode, start=start, losses=losses)
     p = argparse.ArgumentParser()
-    p.add_argument("vft"); p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--decode", action="store_true")
-    p.add_argument("--precision", default="32-true"); p.add_argument("--quantize", default="null")
+    p.add_argument("vft"); p.add_argument("tables", nargs="*", choices=[[], *tables])
+    p.add_argument("--rounds", type=int, default=3); p.add_argument("--limits", default=""); p.add_argument("--only", default="")
     a = p.parse_args()
-    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-    with tempfile.TemporaryDirectory() as home:
-        model, data = f"{home}/model", f"{home}/rows.jsonl"
-        subprocess.run([sys.executable, "-c", MAKE, model, data], check=True, stderr=subprocess.DEVNULL)
-        for f in ("tokenizer.json", "tokenizer_config.json"):
-            open(f"{model}/{f}", "w").write(open(f"{root}/configs/smoke/model/{f}").read())
-        if a.decode:
-            return decode(a, model)
-        results = []
-        for i in range(a.rounds):
-            dtype = "float32" if a.precision == "32-true" else "bfloat16"
-            peer = json.loads(subprocess.run([sys.executable, "-c", PEER, model, data, dtype, a.quantize], check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-            out = f"{home}/out{i}"
-            keys = dict(checkpoint_dir=model, out_dir=out, device="cpu", precision=a.precision, quantize=a.quantize, lora_r=8, lora_alpha=16, lora_dropout=0, lora_target_modules="all-linear", data="JSON")
-            keys |= {"data.path": data, "data.val_split_fraction": 0, "train.global_batch_size": 2, "train.micro_batch_size": 2, "train.epochs": 1, "train.lr_warmup_steps": 0, "train.shuffle": "false", "optimizer.lr": 2e-4}
-            subprocess.run([a.vft, "finetune", *[x for k, v in keys.items() for x in (f"--{k}", str(v))]], check=True, stderr=subprocess.DEVNULL)
-            steps = [json.loads(l) for l in open(f"{out}/metrics.jsonl")]
-            vft = dict(tokens_per_s=statistics.median(s["tokens_per_s"] for s in steps[2:]), peak_gib=steps[-1]["peak_mem_bytes"] / 2**30, first_loss=steps[0]["loss"])
-            results.append((peer, vft))
-            print(f"| {i + 1} | {peer['tokens_per_s']:.0f} | {vft['tokens_per_s']:.0f} | {vft['tokens_per_s'] / peer['tokens_per_s']:.2f} | {peer['peak_gib']:.2f} | {vft['peak_gib']:.2f} | {vft['peak_gib'] / peer['peak_gib']:.2f} | {peer['first_loss']:.5f} | {vft['first_loss']:.5f} |", flush=True)
-    ratio = statistics.median(v["tokens_per_s"] / p["tokens_per_s"] for p, v in results)
-    memory = statistics.median(v["peak_gib"] / p["peak_gib"] for p, v in results)
-    print(f"\nmedian of ratios: {ratio:.2f} x tokens/s, {memory:.2f} x memory; {a.precision}, quantize {a.quantize}; {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    print(f"{machine()}; limits {a.limits}")
+    for name in a.tables or tables:
+        print(f"\n## {name}\n")
+        tables[name](a)
 
 
 main()

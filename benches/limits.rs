@@ -1,0 +1,103 @@
+//! What this machine can at most: `cargo bench --bench limits` prints one line of JSON. The register peak is that of products of
+//! registers alone, on all threads at once; the latency is that of a value passed to another core and back, halved.
+#![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+const ACCUMULATORS: usize = 24;
+
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use super::ACCUMULATORS;
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+    use std::time::Instant;
+
+    macro_rules! peak {
+        ($name:ident, $features:literal, $flops:literal, |$sum:ident, $x:ident, $y:ident| $product:expr) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(n: usize) -> f64 {
+                let ($x, $y) =
+                    (_mm512_set1_epi32(black_box(0x3f80_3f80)), _mm512_set1_epi32(black_box(0x3e80_3e80)));
+                let mut sums = [_mm512_setzero_ps(); ACCUMULATORS];
+                let start = Instant::now();
+                for _ in 0..n {
+                    for $sum in &mut sums {
+                        *$sum = $product;
+                    }
+                }
+                let seconds = start.elapsed().as_secs_f64();
+                let mut all = _mm512_setzero_ps();
+                for sum in sums {
+                    all = _mm512_add_ps(all, sum);
+                }
+                black_box(_mm512_reduce_add_ps(all));
+                (n * ACCUMULATORS * $flops) as f64 / seconds / 1e9
+            }
+        };
+    }
+
+    // SAFETY of both transmutations: vectors of 64 bytes under two names.
+    peak!(bf16, "avx512f,avx512bf16", 64, |sum, x, y| unsafe {
+        _mm512_dpbf16_ps(
+            *sum,
+            std::mem::transmute::<__m512i, __m512bh>(x),
+            std::mem::transmute::<__m512i, __m512bh>(y),
+        )
+    });
+    peak!(f32, "avx512f", 32, |sum, x, y| {
+        _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), *sum)
+    });
+}
+
+/// GFLOP/s of all threads together, the best of three.
+fn on_all(threads: usize, run: impl Fn(usize) -> f64 + Sync) -> f64 {
+    let once = || -> f64 {
+        std::thread::scope(|s| {
+            let handles: Vec<_> = (0..threads).map(|_| s.spawn(|| run(20_000_000))).collect();
+            handles.into_iter().map(|h| h.join().unwrap()).sum()
+        })
+    };
+    (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// Nanoseconds from one core to another.
+fn latency() -> f64 {
+    const TURNS: usize = 1_000_000;
+    let turn = AtomicUsize::new(0);
+    let wait = |odd: usize| {
+        for i in 0..TURNS {
+            while turn.load(Ordering::Acquire) != 2 * i + odd {
+                std::hint::spin_loop();
+            }
+            turn.store(2 * i + odd + 1, Ordering::Release);
+        }
+    };
+    let start = Instant::now();
+    std::thread::scope(|s| {
+        s.spawn(|| wait(0));
+        s.spawn(|| wait(1));
+    });
+    start.elapsed().as_nanos() as f64 / (2 * TURNS) as f64
+}
+
+fn main() {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut bf16, mut f32) = (0.0, 0.0);
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the processor has the instructions.
+            bf16 = on_all(threads, |n| unsafe { peak::bf16(n) });
+        }
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: as above.
+            f32 = on_all(threads, |n| unsafe { peak::f32(n) });
+        }
+    }
+    let latency = if threads > 1 { latency() } else { 0.0 };
+    println!(
+        "{{\"threads\": {threads}, \"bf16_gflops\": {bf16:.0}, \"f32_gflops\": {f32:.0}, \"core_to_core_ns\": {latency:.0}}}"
+    );
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# vft against transformers + PEFT on this machine's CPU: scripts/bench_vs_peft.sh [TABLE ...] [--rounds 3]
+# Tables: compare checkpointing growth plan decode start losses (all when none is named). Makes its own Python environment in the user's
+# cache (torch, transformers, peft, bitsandbytes), builds the release binary and prints Markdown.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/vft
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+if [ ! -x "$cache/py/bin/python" ]; then
+  python3 -m venv "$cache/py"
+  "$cache/py/bin/pip" install -q torch transformers peft bitsandbytes
+fi
+cargo build --release --locked >&2
+limits() { cargo bench --locked --bench limits 2>/dev/null | grep '^{'; }
+limits # builds it, and shows the machine before
+"$cache/py/bin/python" scripts/bench_vs_peft.py "$CARGO_TARGET_DIR/release/vft" --limits "$(limits)" "$@"
+limits
