@@ -1,16 +1,18 @@
 //! Loops that the compiler vectorises for the processor at hand, and the functions they need.
 //!
-//! [`vectorized`] compiles a closure for AVX-512, AVX2 and the baseline and picks one at run time (crate `pulp`). The exponential
-//! is a polynomial without branches, so that it vectorises; libm's does not.
+//! [`vectorized`] compiles a closure for AVX-512, AVX2 and the baseline and picks the one of the chosen instruction set at run time
+//! ([`super::isa`]). The exponential is a polynomial without branches, so that it vectorises; libm's does not.
 
+use super::isa;
 use super::value::Value;
 use half::bf16;
-use pulp::Arch;
 
-/// Runs `f` compiled for the widest vector unit of this processor.
+/// Runs `f` compiled for the vector unit of the chosen instruction set.
+///
+/// Only what is inlined into the function of that instruction set is compiled for it: `f` must be `#[inline(always)]`.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(f)
+    isa::chosen_arch().dispatch(f)
 }
 
 /// The bits of the nearest bf16, ties to even: as `bf16::from_f32` without its branch, so that it vectorises.
@@ -23,18 +25,26 @@ pub fn narrow_bits(x: f32) -> u16 {
 
 /// Rounds to bf16.
 pub fn narrow(from: &[f32], to: &mut [bf16]) {
-    vectorized(#[inline(always)] || {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16::from_bits(narrow_bits(*from)));
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to = bf16::from_bits(narrow_bits(*from)));
+        },
+    );
 }
 
 /// Widens from bf16.
 pub fn widen(from: &[bf16], to: &mut [f32]) {
-    vectorized(#[inline(always)] || {
-        to.iter_mut()
-            .zip(from)
-            .for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
-    });
+    vectorized(
+        #[inline(always)]
+        || {
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16));
+        },
+    );
 }
 
 /// eˣ for f32, relative error below 3e-7; 0 below −87.3, finite up to 88.
@@ -133,7 +143,12 @@ mod tests {
             .map(|i| {
                 let x = i as f32 * 1e-4;
                 let y = f64::from(x).exp();
-                ((f64::from(vectorized(#[inline(always)] || exp(x))) - y) / y).abs()
+                ((f64::from(vectorized(
+                    #[inline(always)]
+                    || exp(x),
+                )) - y)
+                    / y)
+                    .abs()
             })
             .fold(0.0, f64::max);
         assert!(worst < 3e-7, "relative error {worst:e}");
