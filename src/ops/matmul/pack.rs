@@ -179,7 +179,7 @@ unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_strid
 
 /// Asks for the cache line of `ptr`, which need not be valid.
 #[inline(always)]
-fn prefetch(ptr: *const f32) {
+pub(super) fn prefetch(ptr: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults.
     unsafe {

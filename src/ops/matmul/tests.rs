@@ -1,4 +1,4 @@
-//! The product against f64 sums, its bounds, and its bits for any number of threads.
+//! The product against f64 sums with every instruction set, its bounds, and its bits for any number of threads.
 
 use super::product::run;
 use super::{Into, View, ViewMut, matmul};
