@@ -5,6 +5,11 @@
 
 use super::view::Into;
 use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
+use std::{
+    arch::x86_64::{__m128, _mm_add_ps, _mm_mul_ps},
+    mem::transmute_copy,
+};
 
 /// A's rows of one tile: element (r, k) at `ptr[r·row_stride + k·step]`.
 #[derive(Clone, Copy)]
@@ -172,5 +177,17 @@ pub(super) fn mul_add<S: Simd, const FMA: bool>(
     b: S::f32s,
     c: S::f32s,
 ) -> S::f32s {
-    if FMA { s.mul_add_f32s(a, b, c) } else { s.add_f32s(s.mul_f32s(a, b), c) }
+    if FMA {
+        return s.mul_add_f32s(a, b, c);
+    }
+    // pulp's portable vectors are loops over arrays, of which optimisation below level 3 makes single floats; SSE is part of x86-64.
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<S::f32s>() == size_of::<__m128>() {
+        // SAFETY: vectors of the same size, of which any bits are floats.
+        return unsafe {
+            let (a, b, c) = (transmute_copy(&a), transmute_copy(&b), transmute_copy(&c));
+            transmute_copy(&_mm_add_ps(_mm_mul_ps(a, b), c))
+        };
+    }
+    s.add_f32s(s.mul_f32s(a, b), c)
 }
