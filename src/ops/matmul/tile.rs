@@ -111,7 +111,8 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bo
         *row = a.ptr.wrapping_add(r.min(out.rows - 1) * a.row_stride);
     }
     let mut acc = [[s.splat_f32s(0.0); V]; R];
-    let (mut offset, mut at) = (0, b.ptr);
+    // Without the checks of a build for tests, which would keep the sums out of registers.
+    let (mut offset, mut at) = (0usize, b.ptr);
     for _ in 0..depth {
         let mut right = [s.splat_f32s(0.0); V];
         for (v, right) in right.iter_mut().enumerate() {
@@ -120,12 +121,12 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bo
         }
         for r in 0..R {
             // SAFETY: column k < depth of a row of A.
-            let left = s.splat_f32s(unsafe { *rows[r].add(offset) });
+            let left = s.splat_f32s(unsafe { rows[r].wrapping_add(offset).read_unaligned() });
             for v in 0..V {
                 acc[r][v] = mul_add::<S, FMA>(s, left, right[v], acc[r][v]);
             }
         }
-        offset += a.step;
+        offset = offset.wrapping_add(a.step);
         at = at.wrapping_add(b.step);
     }
     let scale = s.splat_f32s(out.scale);
@@ -166,7 +167,7 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bo
 #[inline(always)]
 pub(super) unsafe fn load<S: Simd>(ptr: *const f32, v: usize) -> S::f32s {
     // SAFETY: the caller's promise; any bits are an f32.
-    unsafe { ptr.cast::<S::f32s>().add(v).read_unaligned() }
+    unsafe { ptr.cast::<S::f32s>().wrapping_add(v).read_unaligned() }
 }
 
 /// a·b + c, fused where that is one instruction: elsewhere pulp would call libm's fma.
