@@ -6,7 +6,8 @@
 //!
 //! On a CUDA device the same functions launch the kernels of `src/kernels`.
 //!
-//! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order.
+//! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order. On the CPU it
+//! depends on the instruction set ([`isa`]).
 
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +19,7 @@ pub mod cx;
 pub mod dropout;
 pub mod embedding;
 pub mod head;
+pub mod isa;
 pub mod linear;
 pub mod lora;
 pub mod matmul;

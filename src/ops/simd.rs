@@ -1,16 +1,18 @@
 //! Loops that the compiler vectorises for the processor at hand, and the functions they need.
 //!
-//! [`vectorized`] compiles a closure for AVX-512, AVX2 and the baseline and picks one at run time (crate `pulp`). The exponential
-//! is a polynomial without branches, so that it vectorises; libm's does not.
+//! [`vectorized`] compiles a closure for AVX-512, AVX2 and the baseline and picks the one of the chosen instruction set at run time
+//! ([`super::isa`]). The exponential is a polynomial without branches, so that it vectorises; libm's does not.
 
+use super::isa;
 use super::value::Value;
 use half::bf16;
-use pulp::Arch;
 
-/// Runs `f` compiled for the widest vector unit of this processor.
+/// Runs `f` compiled for the vector unit of the chosen instruction set.
+///
+/// Only what is inlined into the function of that instruction set is compiled for it: `f` must be `#[inline(always)]`.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(f)
+    isa::chosen_arch().dispatch(f)
 }
 
 /// The bits of the nearest bf16, ties to even: as `bf16::from_f32` without its branch, so that it vectorises.

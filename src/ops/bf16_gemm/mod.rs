@@ -27,20 +27,20 @@ pub use run::{Product, Term, run};
 pub use sink::Sink;
 pub use source::{Source, Stored};
 
-use candle_core::{Result, bail};
+use super::isa::{self, Isa};
+use candle_core::Result;
 
-/// Whether products run in bf16 here: the processor has the instructions, unless `VFT_CPU` says otherwise (`avx512bf16` or `f32`).
+/// Whether products run in bf16 here: the chosen instruction set has them.
 ///
 /// # Errors
-/// When `VFT_CPU` asks for what the processor has not, or is none of the two.
+/// As [`isa::chosen`].
 pub fn available() -> Result<bool> {
-    match std::env::var("VFT_CPU").as_deref() {
-        Err(_) => Ok(kernel::supported()),
-        Ok("f32") => Ok(false),
-        Ok("avx512bf16") if kernel::supported() => Ok(true),
-        Ok("avx512bf16") => bail!("VFT_CPU=avx512bf16: this processor has no AVX512-BF16"),
-        Ok(other) => bail!("VFT_CPU={other}: write `avx512bf16`, `f32`, or nothing for the best"),
-    }
+    Ok(isa::chosen()? == Isa::Avx512Bf16)
+}
+
+/// Whether the processor has the instructions, whatever was chosen.
+pub(super) fn supported() -> bool {
+    kernel::supported()
 }
 
 #[cfg(test)]

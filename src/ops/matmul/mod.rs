@@ -1,0 +1,48 @@
+//! One f32 matrix product: C ← [C +] s·A·B on strided views, with the chosen instruction set ([`super::isa`]).
+//!
+//! A: (m, k), B: (k, n), C: (m, n). A and B are row-major or transposed ([`View`]), C is row-major ([`ViewMut`]).
+//!
+//! `plan` cuts C into tasks, `product` runs them. A task lays its columns of B out in panels (`pack`) and goes down its rows with a
+//! tile of C in registers (`tile`); where up to four rows meet rows of B, every element is a dot product (`dots`).
+//!
+//! ```text
+//!                      panels of B, packed in L2
+//!                    ┌─────────┬─────────┬─────────┐
+//!                    │ depth×W │         │         │
+//!                    └─────────┴─────────┴─────────┘
+//!   A: R rows ─────▶   R × W vectors of C in registers ──▶ C ← [C +] s·Σ
+//! ```
+//!
+//! Each element of C is summed over k in an order that depends on the shapes and the instruction set alone, so the result is the
+//! same for any number of threads.
+
+mod dots;
+mod pack;
+mod plan;
+mod product;
+mod task;
+mod tile;
+mod view;
+
+pub use view::{Into, View, ViewMut};
+
+use super::isa;
+
+/// C (m, n) ← [C +] `scale`·A (m, k)·B (k, n) on all of rayon's current threads.
+///
+/// # Panics
+/// When the shapes disagree.
+pub fn matmul(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_>) {
+    product::run(isa::chosen_arch(), c, into, scale, a, b, true);
+}
+
+/// As [`matmul`], on the calling thread: for many small products in parallel.
+///
+/// # Panics
+/// When the shapes disagree.
+pub fn matmul_here(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_>) {
+    product::run(isa::chosen_arch(), c, into, scale, a, b, false);
+}
+
+#[cfg(test)]
+mod tests;

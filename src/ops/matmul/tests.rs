@@ -1,0 +1,158 @@
+//! The product against f64 sums with every instruction set, its bounds, and its bits for any number of threads.
+
+use super::product::run;
+use super::{Into, View, ViewMut, matmul};
+use crate::ops::isa::Isa;
+
+/// The sets of this machine that differ in f32.
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::available().filter(|isa| *isa != Isa::Avx512Bf16)
+}
+
+/// Deterministic values in [-1, 1).
+fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// A rows x cols view over `data`, row-major or transposed, its rows `pad` further apart.
+fn view(data: &[f32], rows: usize, cols: usize, pad: usize, transposed: bool) -> View<'_> {
+    if transposed {
+        View::strided(data, cols, rows, rows + pad).t()
+    } else {
+        View::strided(data, rows, cols, cols + pad)
+    }
+}
+
+fn at(v: View<'_>, r: usize, c: usize) -> f64 {
+    v.data[r * v.row_stride + c * v.col_stride] as f64
+}
+
+/// One product of every transposition state, mode and entry point against f64 sums.
+fn check(isa: Isa, m: usize, n: usize, k: usize, pad: usize) {
+    let room = |rows: usize, cols: usize| {
+        (rows.max(cols) + 1) * (rows.min(cols) + pad + 1) + (rows + cols) * pad
+    };
+    let (a, b, old) = (values(room(m, k), 1), values(room(k, n), 2), values(m * n, 3));
+    for state in 0..16 {
+        let (a, b) = (view(&a, m, k, pad, state & 1 != 0), view(&b, k, n, pad, state & 2 != 0));
+        let into = if state & 4 != 0 { Into::Add } else { Into::Overwrite };
+        // Overwrite must not read C: it starts as NaN, as does everything around it.
+        let (front, stride) = (5, n + pad);
+        let mut c = vec![f32::NAN; front + m * stride + 7];
+        if into == Into::Add {
+            (0..m * n).for_each(|i| c[front + i / n * stride + i % n] = old[i]);
+        }
+        let out = ViewMut::strided(&mut c[front..], m, n, stride);
+        run(isa.arch(), out, into, 0.75, a, b, state & 8 != 0);
+        let inside = |i: usize| {
+            i >= front && (i - front) / stride.max(1) < m && (i - front) % stride.max(1) < n
+        };
+        for (i, &c) in c.iter().enumerate() {
+            if !inside(i) {
+                assert!(c.is_nan(), "{isa:?} {m}x{n}x{k} state {state}: wrote outside C at {i}");
+                continue;
+            }
+            let (row, col) = ((i - front) / stride, (i - front) % stride);
+            let sum: f64 = (0..k).map(|k| at(a, row, k) * at(b, k, col)).sum();
+            let start = if into == Into::Add { old[row * n + col] as f64 } else { 0.0 };
+            let error = (c as f64 - (start + 0.75 * sum)).abs();
+            let bound = 1e-6 * (1.0 + (k as f64).sqrt());
+            assert!(error <= bound, "{isa:?} {m}x{n}x{k} state {state} at ({row}, {col}): {error}");
+        }
+    }
+}
+
+#[test]
+fn agrees_with_f64_sums() {
+    let sizes = [0, 1, 2, 4, 7, 8, 17, 49];
+    for isa in isas() {
+        for m in sizes {
+            for n in sizes {
+                for k in sizes {
+                    check(isa, m, n, k, (m + n + k) % 3);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn agrees_across_panels_tiles_and_depth_blocks() {
+    let shapes = [
+        (65, 97, 33),
+        (64, 64, 256),
+        (70, 145, 800),
+        (7, 300, 1601),
+        (300, 7, 1601),
+        (16, 64, 100),
+        (1, 1000, 65),
+        (1000, 1, 65),
+        (130, 260, 8),
+        (4, 4, 2000),
+        (2, 500, 130),
+        (500, 3, 130),
+        (8, 130, 900),
+    ];
+    for isa in isas() {
+        for (m, n, k) in shapes {
+            check(isa, m, n, k, 0);
+            check(isa, m, n, k, 3);
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let shapes = [
+        (512, 576, 300),
+        (512, 8, 576),
+        (8, 1536, 512),
+        (200, 200, 1700),
+        (33, 1000, 64),
+        (1, 900, 700),
+        (900, 3, 700),
+    ];
+    for isa in isas() {
+        for (m, n, k) in shapes {
+            let (a, b) = (values(m * k, 4), values(k * n, 5));
+            for state in 0..4 {
+                let (a, b) = (view(&a, m, k, 0, state & 1 != 0), view(&b, k, n, 0, state & 2 != 0));
+                let mut here = vec![0.0; m * n];
+                let out = ViewMut::new(&mut here, m, n);
+                run(isa.arch(), out, Into::Overwrite, 0.5, a, b, false);
+                for threads in [1, 2, 3, 7] {
+                    let pool =
+                        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let mut c = vec![0.0; m * n];
+                    pool.install(|| {
+                        let out = ViewMut::new(&mut c, m, n);
+                        run(isa.arch(), out, Into::Overwrite, 0.5, a, b, true);
+                    });
+                    let same = c.iter().zip(&here).all(|(c, here)| c.to_bits() == here.to_bits());
+                    assert!(same, "{isa:?} {m}x{n}x{k} state {state} on {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chosen_set_adds_a_scaled_product_of_a_transposed_view() {
+    let (a, b) = (values(6, 6), values(6, 7)); // (3, 2), (3, 2)
+    let mut c = vec![1.0; 9];
+    let out = ViewMut::new(&mut c, 3, 3);
+    matmul(out, Into::Add, 2.0, View::new(&a, 3, 2), View::new(&b, 3, 2).t());
+    for (i, c) in c.iter().enumerate() {
+        let (i, j) = (i / 3, i % 3);
+        let want = 1.0 + 2.0 * (a[i * 2] * b[j * 2] + a[i * 2 + 1] * b[j * 2 + 1]);
+        assert!((c - want).abs() < 1e-6);
+    }
+}

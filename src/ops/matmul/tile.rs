@@ -1,0 +1,194 @@
+//! The register tile: R rows x V vectors of C, summed over one depth block.
+//!
+//! For k ascending: acc[r][v] ← acc[r][v] + A(r, k)·B(k, v), then C ← [C +] s·acc. Every element
+//! is summed in this one order whatever R and V are, so tiles of any size give the same bits.
+
+use super::view::Into;
+use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
+use std::{
+    arch::x86_64::{__m128, _mm_add_ps, _mm_mul_ps},
+    mem::transmute_copy,
+};
+
+/// A's rows of one tile: element (r, k) at `ptr[r·row_stride + k·step]`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) ptr: *const f32,
+    pub(super) row_stride: usize,
+    pub(super) step: usize,
+}
+
+impl Left {
+    /// The rows from `row` on.
+    #[inline(always)]
+    pub(super) fn down(self, row: usize) -> Self {
+        Left { ptr: self.ptr.wrapping_add(row * self.row_stride), ..self }
+    }
+}
+
+/// B's columns of one tile: element (k, c) at `ptr[k·step + c]`, all V vectors readable.
+#[derive(Clone, Copy)]
+pub(super) struct Right {
+    pub(super) ptr: *const f32,
+    pub(super) step: usize,
+}
+
+/// C, or a part of it: element (r, c) at `ptr[r·row_stride + c·col_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub(super) ptr: *mut f32,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
+    pub(super) into: Into,
+    pub(super) scale: f32,
+}
+
+// SAFETY: tasks hold disjoint parts of a C that `product` borrows mutably while they run.
+unsafe impl Send for Out {}
+// SAFETY: as above; nothing is written through a shared `Out` but a task's own part.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// The transpose of the same memory.
+    pub(super) fn t(self) -> Self {
+        Out {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Rows from `row` and columns from `col`, at most `rows` x `cols` of them.
+    #[inline(always)]
+    pub(super) fn part(self, row: usize, col: usize, rows: usize, cols: usize) -> Self {
+        Out {
+            ptr: self.ptr.wrapping_add(row * self.row_stride + col * self.col_stride),
+            rows: rows.min(self.rows - row),
+            cols: cols.min(self.cols - col),
+            ..self
+        }
+    }
+
+    /// Element (r, c) ← [its old value +] s·`sum`.
+    ///
+    /// # Safety
+    /// It lies inside, and nobody else accesses it.
+    #[inline(always)]
+    pub(super) unsafe fn put<const FMA: bool>(self, r: usize, c: usize, sum: f32) {
+        let at = self.ptr.wrapping_add(r * self.row_stride + c * self.col_stride);
+        // SAFETY: the caller's promise.
+        unsafe {
+            *at = match self.into {
+                Into::Overwrite => self.scale * sum,
+                Into::Add if FMA => self.scale.mul_add(sum, *at),
+                Into::Add => *at + self.scale * sum,
+            };
+        }
+    }
+}
+
+/// One tile of at most R rows x V vectors.
+///
+/// # Safety
+/// `a` has `out.rows` ≥ 1 rows and `depth` columns, `b` `depth` rows of V vectors, and `out`
+/// at most R x V vectors that nobody else accesses.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bool>(
+    s: S,
+    depth: usize,
+    a: Left,
+    b: Right,
+    out: Out,
+) {
+    // Rows past the end repeat the last one: computed, never stored.
+    let mut rows = [a.ptr; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = a.ptr.wrapping_add(r.min(out.rows - 1) * a.row_stride);
+    }
+    let mut acc = [[s.splat_f32s(0.0); V]; R];
+    // Without the checks of a build for tests, which would keep the sums out of registers.
+    let (mut offset, mut at) = (0usize, b.ptr);
+    for _ in 0..depth {
+        let mut right = [s.splat_f32s(0.0); V];
+        for (v, right) in right.iter_mut().enumerate() {
+            // SAFETY: row k < depth of B, of which all V vectors are readable.
+            *right = unsafe { load::<S>(at, v) };
+        }
+        for r in 0..R {
+            // SAFETY: column k < depth of a row of A.
+            let left = s.splat_f32s(unsafe { rows[r].wrapping_add(offset).read_unaligned() });
+            for v in 0..V {
+                acc[r][v] = mul_add::<S, FMA>(s, left, right[v], acc[r][v]);
+            }
+        }
+        offset = offset.wrapping_add(a.step);
+        at = at.wrapping_add(b.step);
+    }
+    let scale = s.splat_f32s(out.scale);
+    if out.col_stride == 1 && out.cols == V * S::F32_LANES {
+        for (r, acc) in acc.iter().enumerate() {
+            // A constant bound with an early exit: a variable one would spill all of `acc`.
+            if r == out.rows {
+                break;
+            }
+            let row = out.ptr.wrapping_add(r * out.row_stride);
+            for (v, &acc) in acc.iter().enumerate() {
+                // SAFETY: the row has V whole vectors.
+                unsafe {
+                    let new = match out.into {
+                        Into::Overwrite => s.mul_f32s(scale, acc),
+                        Into::Add => mul_add::<S, FMA>(s, scale, acc, load::<S>(row, v)),
+                    };
+                    row.cast::<S::f32s>().add(v).write_unaligned(new);
+                }
+            }
+        }
+    } else {
+        let spilled = acc;
+        for (r, acc) in spilled.iter().enumerate().take(out.rows) {
+            let sums: &[f32] = pulp::bytemuck::cast_slice(acc);
+            for (c, &sum) in sums.iter().enumerate().take(out.cols) {
+                // SAFETY: element (r, c) of the part, r < rows and c < cols.
+                unsafe { out.put::<FMA>(r, c, sum) };
+            }
+        }
+    }
+}
+
+/// The `v`-th vector from `ptr` on.
+///
+/// # Safety
+/// That vector is readable.
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd>(ptr: *const f32, v: usize) -> S::f32s {
+    // SAFETY: the caller's promise; any bits are an f32.
+    unsafe { ptr.cast::<S::f32s>().wrapping_add(v).read_unaligned() }
+}
+
+/// a·b + c, fused where that is one instruction: elsewhere pulp would call libm's fma.
+#[inline(always)]
+pub(super) fn mul_add<S: Simd, const FMA: bool>(
+    s: S,
+    a: S::f32s,
+    b: S::f32s,
+    c: S::f32s,
+) -> S::f32s {
+    if FMA {
+        return s.mul_add_f32s(a, b, c);
+    }
+    // pulp's portable vectors are loops over arrays, of which optimisation below level 3 makes single floats; SSE is part of x86-64.
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<S::f32s>() == size_of::<__m128>() {
+        // SAFETY: vectors of the same size, of which any bits are floats.
+        return unsafe {
+            let (a, b, c) = (transmute_copy(&a), transmute_copy(&b), transmute_copy(&c));
+            transmute_copy(&_mm_add_ps(_mm_mul_ps(a, b), c))
+        };
+    }
+    s.add_f32s(s.mul_f32s(a, b), c)
+}

@@ -1,0 +1,95 @@
+//! Matrix operands: borrowed f32 slices with strides.
+//!
+//! Element (r, c) of a [`View`] lies at `data[r·row_stride + c·col_stride]`; one of the strides is 1, so that every operand is a
+//! row-major matrix or the transpose of one. Results are row-major, with a stride between rows so that a head's columns can be
+//! written in place.
+
+/// Whether C is overwritten or added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// C ← s·A·B.
+    Overwrite,
+    /// C ← C + s·A·B.
+    Add,
+}
+
+/// A read-only matrix view: rows or columns contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// A row-major (rows, cols) matrix.
+    ///
+    /// # Panics
+    /// When `data` is too short for the shape.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A matrix whose rows lie `row_stride` elements apart.
+    ///
+    /// # Panics
+    /// When `data` is too short for the shape.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check(data.len(), rows, cols, row_stride);
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A writable row-major matrix view; nothing between its rows is touched.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+}
+
+impl<'a> ViewMut<'a> {
+    /// A row-major (rows, cols) matrix.
+    ///
+    /// # Panics
+    /// When `data` is too short for the shape.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A matrix whose rows lie `row_stride` elements apart.
+    ///
+    /// # Panics
+    /// When `data` is too short for the shape.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check(data.len(), rows, cols, row_stride);
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+/// Every element lies inside the slice and rows do not overlap: the unsafe code relies on both.
+fn check(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let end = (rows - 1).checked_mul(row_stride).and_then(|start| start.checked_add(cols));
+    assert!(
+        row_stride >= cols && end.is_some_and(|end| end <= len),
+        "a {rows}x{cols} view with rows {row_stride} apart exceeds its {len} values"
+    );
+}
