@@ -18,8 +18,10 @@ mod peak {
         ($name:ident, $features:literal, $flops:literal, |$sum:ident, $x:ident, $y:ident| $product:expr) => {
             #[target_feature(enable = $features)]
             pub(super) fn $name(n: usize) -> f64 {
-                let ($x, $y) =
-                    (_mm512_set1_epi32(black_box(0x3f80_3f80)), _mm512_set1_epi32(black_box(0x3e80_3e80)));
+                let ($x, $y) = (
+                    _mm512_set1_epi32(black_box(0x3f80_3f80)),
+                    _mm512_set1_epi32(black_box(0x3e80_3e80)),
+                );
                 let mut sums = [_mm512_setzero_ps(); ACCUMULATORS];
                 let start = Instant::now();
                 for _ in 0..n {

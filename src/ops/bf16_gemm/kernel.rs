@@ -49,8 +49,7 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Nothing.
-    pub(super) const NOTHING: Self =
-        Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
+    pub(super) const NOTHING: Self = Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -177,7 +177,11 @@ fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Rang
                     first: part.start == 0,
                     last: part.end == pairs,
                     sink: &p.sink,
-                    ahead: if part.end == pairs { ahead(p, columns.clone()) } else { Ahead::NOTHING },
+                    ahead: if part.end == pairs {
+                        ahead(p, columns.clone())
+                    } else {
+                        Ahead::NOTHING
+                    },
                 };
                 // SAFETY: the context has bf16 products (checked in `run`), so the processor has the instructions; the sink fits and this task
                 // alone has these rows and columns; `sums` has room for `block` rows wherever there are several parts.
