@@ -18,8 +18,8 @@ use rayon::prelude::*;
 
 /// Rows that go over the vocabulary together.
 pub const ROWS: usize = 1024;
-/// Elements of a part of the logits: 8 MiB of f32.
-const PART: usize = 1 << 21;
+/// Elements of a part of the logits: 4 MiB of f32.
+const PART: usize = 1 << 20;
 
 /// Columns of a part of the logits.
 pub fn width(vocab: usize) -> usize {
