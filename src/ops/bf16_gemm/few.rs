@@ -36,6 +36,14 @@ pub(super) unsafe fn run(products: &[Product<'_>]) {
                 let mut sums = [0.0; FEW];
                 for term in p.terms {
                     let k = term.source.cols;
+                    let x = |r: usize| &term.x[r * term.stride..][..k];
+                    // One row is decoding: the commonest by far.
+                    if let (1, Stored::Nf4(q)) = (p.rows, term.source.stored)
+                        && let Some([sum]) = q.dot_bf16(column * k, [x(0)])
+                    {
+                        sums[0] += sum;
+                        continue;
+                    }
                     let row = match term.source.stored {
                         Stored::Bf16(values) => &values[column * k..][..k],
                         stored => {
@@ -46,7 +54,7 @@ pub(super) unsafe fn run(products: &[Product<'_>]) {
                     };
                     for (r, sum) in sums.iter_mut().enumerate().take(p.rows) {
                         // SAFETY: the processor has the instructions (the caller's promise).
-                        *sum += unsafe { kernel::dot(&term.x[r * term.stride..][..k], row) };
+                        *sum += unsafe { kernel::dot(x(r), row) };
                     }
                 }
                 for (r, sum) in sums.iter().enumerate().take(p.rows) {
