@@ -93,12 +93,14 @@ fn a_pass_takes_what_the_plan_says() {
                 let shape = Shape {
                     spec: &m.decoder.spec,
                     tokens: LENGTHS.iter().sum(),
+                    longest: 62,
                     size: compute.size_in_bytes(),
                     rank: RANK,
                     dropout: dropout > 0.0,
                     adapted: &|path| m.paths.iter().any(|p| p == path),
                     keep,
                     plain_head: compute == DType::BF16,
+                    widened: false,
                 };
                 let scratch = sizes(&m.cx, &directory(), quantize).unwrap().scratch;
                 let planned = activations(&shape).pooled as f64 + scratch as f64;

@@ -54,7 +54,7 @@ keys! {
     "train.shuffle", "bool", "true", "shuffle rows each epoch";
     "train.save_interval", "integer", "1000", "steps between checkpoints; null for none";
     "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory; auto: as little as fits";
-    "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start";
+    "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start, on a card 95 % of its memory";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";
     "eval.max_iters", "integer", "100", "micro-batches per validation during the run";

@@ -121,9 +121,9 @@ impl FromStr for Checkpointing {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
-            "none" | "null" | "false" => Ok(Self::None),
+            "none" => Ok(Self::None),
             "mlp" => Ok(Self::Mlp),
-            "full" | "true" => Ok(Self::Full),
+            "full" => Ok(Self::Full),
             _ => Err(format!("`{text}` is none of auto, none, mlp and full")),
         }
     }

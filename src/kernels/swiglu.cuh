@@ -4,7 +4,9 @@ KERNEL(swiglu_forward)(T *h, const T *a, const T *b, u64 n) {
   u64 i = element();
   if (i >= n) return;
   float x = widen(a[i]);
-  narrow(x / (1.0f + expf(-x)) * widen(b[i]), h[i]);
+  // As in the backward pass, to the bit: h may be computed again there.
+  float sigma = 1.0f / (1.0f + expf(-x));
+  narrow(x * sigma * widen(b[i]), h[i]);
 }
 
 KERNEL(swiglu_backward)(T *dh, T *a, T *b, u64 n) {

@@ -15,6 +15,8 @@ pub struct Shape<'a> {
     pub spec: &'a DecoderSpec,
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
     /// Bytes of a value between ops.
     pub size: usize,
     /// Rank of the adapters.
@@ -27,6 +29,8 @@ pub struct Shape<'a> {
     pub keep: Keep,
     /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
     pub plain_head: bool,
+    /// Whether bf16 values are widened to f32 around every product: processors without bf16 products.
+    pub widened: bool,
 }
 
 /// Bytes of the activations of a training pass.
@@ -84,8 +88,31 @@ struct Pass<'a> {
 pub fn activations(shape: &Shape<'_>) -> Activations {
     let mut p = Pass { s: shape, l: Ledger::default() };
     p.train();
-    let pooled = p.l.out.iter().map(|(bytes, (_, most))| bytes * most).sum();
-    Activations { pooled, live: p.l.most }
+    let pooled: usize = p.l.out.iter().map(|(bytes, (_, most))| bytes * most).sum();
+    let pooled = pooled + segments(shape);
+    let widened = if shape.widened { widened(shape) } else { 0 };
+    Activations { pooled: pooled + widened, live: p.l.most + widened }
+}
+
+/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`).
+fn segments(shape: &Shape<'_>) -> usize {
+    let s = shape.spec;
+    let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);
+    if !shape.plain_head || segments < 2 {
+        return 0;
+    }
+    // A segment sees the keys up to its end: half of them, one with another.
+    shape.tokens * s.kv_heads * s.head_size.next_multiple_of(64) * (segments + 1) * 4
+}
+
+/// f32 copies around products and attention that are out at a time, by size: what `linear.rs`, `lora.rs`, `attention/cpu.rs` and the
+/// head take at most.
+fn widened(shape: &Shape<'_>) -> usize {
+    let s = shape.spec;
+    let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
+    let chunk = shape.tokens.min(super::head::chunk(s.vocab)) * s.vocab;
+    let columns = 3 * s.hidden + 2 * s.ffn + 4 * qd + 5 * kd + 4 * shape.rank;
+    4 * (shape.tokens * columns + chunk)
 }
 
 impl Pass<'_> {

@@ -101,9 +101,10 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
             }
             None => stored,
         };
-        if packed.is_some() {
-            // As f32 and as codes beside the file's pages.
-            sizes.loading = sizes.loading.max(stored + elements * 4 + elements / 2);
+        // As f32, and as codes or in the compute dtype, beside the file's pages.
+        let converted = tensor.dtype != Dtype::BF16 && compute == DType::BF16;
+        if packed.is_some() || (converted && !on_gpu) {
+            sizes.loading = sizes.loading.max(stored + elements * 6);
         }
         // A device dequantises a whole weight; f32 products widen a block of what is narrower, in one buffer for each size; bf16
         // products take it as it is.
@@ -204,6 +205,7 @@ impl Loader<'_> {
             }
         }
         let values = tensor.to_f32_vec();
+        tensor.forget();
         Ok(match self.cx.compute() {
             DType::BF16 => {
                 let narrow = values.into_iter().map(bf16::from_f32).collect();

@@ -62,6 +62,16 @@ impl Buf {
         Ok(())
     }
 
+    /// Rows that the storage has room for.
+    pub(super) fn room(&self) -> usize {
+        let elements = match &self.store {
+            Store::Cpu(CpuStorage::F32(v), _) => v.capacity(),
+            Store::Cpu(CpuStorage::BF16(v), _) => v.capacity(),
+            _ => self.len(),
+        };
+        (elements / self.cols().max(1)).max(self.rows())
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

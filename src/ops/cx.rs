@@ -291,7 +291,7 @@ impl Cx {
         if self.compute == DType::F32 {
             return Ok(x);
         }
-        let mut out = self.alloc(x.shape())?;
+        let mut out = self.alloc_rows(x.shape(), x.room())?;
         let pairs = out.bf16_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
         pairs.for_each(|(o, i)| simd::narrow(i, o));
         Ok(out)

@@ -52,7 +52,9 @@ pub fn forward_backward(
     nll: &mut [f32],
 ) -> Result<Option<Buf>> {
     let (n, c, v) = (h.rows(), h.cols(), w.rows());
-    let Some(Stored::Bf16(values)) = w.stored() else { bail!("head: {w:?} is not bf16") };
+    let (true, Some(Stored::Bf16(values))) = (cx.has_bf16_products(), w.stored()) else {
+        bail!("head: {w:?} has no bf16 products here");
+    };
     let lengths = [targets.len(), nll.len(), coefficients.map_or(n, <[f32]>::len)];
     if lengths != [n; 3] || n > ROWS || w.cols() != c {
         bail!("head: h {:?}, {w:?}, lengths {lengths:?}", h.shape());
@@ -114,7 +116,7 @@ pub fn forward_backward(
 /// Takes a part of a row's logits in: p = exp(z − m'), and what was summed so far is brought to the new maximum.
 #[cfg(target_arch = "x86_64")]
 fn advance(r: &mut Running, z: &[f32], p: &mut [bf16], d: &mut [f32]) {
-    // SAFETY: `applies` asks for bf16 products, which a context has only where the processor has the instructions.
+    // SAFETY: `forward_backward` asks for bf16 products, which a context has only where the processor has the instructions.
     let top = unsafe { avx512::softmax::max(z, r.top) };
     if top > r.top {
         let factor = (r.top - top).exp();
@@ -132,3 +134,52 @@ fn advance(r: &mut Running, z: &[f32], p: &mut [bf16], d: &mut [f32]) {
 /// Where no processor has bf16 products.
 #[cfg(not(target_arch = "x86_64"))]
 fn advance(_: &mut Running, _: &[f32], _: &mut [bf16], _: &mut [f32]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    /// Many parts, the last one short, with maxima that rise from part to part, against plain sums.
+    #[test]
+    fn parts_of_the_vocabulary_are_the_whole() {
+        let cx = Cx::cpu(DType::BF16, 2).unwrap();
+        let (n, c, v) = (37, 50, 2 * width(1 << 20) + 453);
+        let noise = |i: usize| ((i * 7919 % 1009) as f32 / 504.0 - 1.0) * 0.4;
+        let narrow = |x: f32| bf16::from_f32(x);
+        let w: Vec<bf16> = (0..v * c)
+            .map(|i| narrow(noise(i) * (1.0 + 4.0 * (i / c) as f32 / v as f32)))
+            .collect();
+        let weight = Weight::from_bf16(w.clone(), v, c).unwrap();
+        if !applies(&cx, &weight) {
+            return;
+        }
+        let x: Vec<f32> = (0..n * c).map(|i| narrow(noise(3 * i + 1)).to_f32()).collect();
+        let targets: Vec<u32> = (0..n).map(|i| (i * 997 % v) as u32).collect();
+        let coefficients: Vec<f32> = (0..n).map(|i| 0.5 + i as f32 / 50.0).collect();
+        let mut nll = vec![f32::NAN; n];
+        let h = cx.from_slice(&x, &[n, c]).unwrap();
+        let dh = forward_backward(&cx, &h, &weight, &targets, Some(&coefficients), &mut nll);
+        let dh = dh.unwrap().unwrap().to_f32().unwrap();
+        let (mut far, mut size) = (0.0, 0.0);
+        for i in 0..n {
+            let row = |j: usize| (0..c).map(move |p| (p, j * c + p));
+            let z: Vec<f64> = (0..v)
+                .map(|j| row(j).map(|(p, at)| f64::from(x[i * c + p]) * w[at].to_f64()).sum())
+                .collect();
+            let top = z.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = z.iter().map(|z| (z - top).exp()).sum();
+            let target = targets[i] as usize;
+            let want = sum.ln() + top - z[target];
+            assert!((f64::from(nll[i]) - want).abs() < 1e-4, "row {i}: {} {want}", nll[i]);
+            for p in 0..c {
+                let mean: f64 =
+                    (0..v).map(|j| (z[j] - top).exp() / sum * w[j * c + p].to_f64()).sum();
+                let want = f64::from(coefficients[i]) * (mean - w[target * c + p].to_f64());
+                far += (f64::from(dh[i * c + p]) - want).powi(2);
+                size += want.powi(2);
+            }
+        }
+        assert!((far / size).sqrt() < 5e-3, "relative error {}", (far / size).sqrt());
+    }
+}

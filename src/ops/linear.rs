@@ -2,7 +2,7 @@
 //!
 //! x: (N, in), W: (out, in), b: (out), u, du: (N, R), y, residual: (N, out); W may be stored narrower (see [`Weight`]). A frozen
 //! weight gets no gradient. u and du are those of [`super::lora`]. Where products run in bf16 all summands are one pass
-//! ([`super::bf16_gemm`]) and are rounded once.
+//! ([`super::bf16_gemm`]) and are rounded once; adapters behind a mask are added to dx after it, rounded each time.
 
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::dropout::{self, Mask};

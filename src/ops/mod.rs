@@ -2,7 +2,7 @@
 //!
 //! An op takes the context [`Cx`] and owned buffers ([`Buf`]). Backward passes *add* into their `dx` (beta = 1), so that a value
 //! used twice needs no extra pass. Values between ops are stored in the compute dtype ([`value::Value`] on the CPU); every op
-//! computes in f32 and rounds once, when it stores.
+//! sums in f32 and rounds when it stores.
 //!
 //! On a CUDA device the same functions launch the kernels of `src/kernels`.
 //!

@@ -59,7 +59,7 @@ fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf)
 /// y again from x and the saved r.
 ///
 /// # Errors
-/// When a buffer is not f32.
+/// When the shapes or dtypes disagree, or there is no memory left.
 pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
     let (n, c) = (x.rows(), x.cols());
     r.expect(&[n, 1])?;
@@ -105,7 +105,7 @@ fn scale_row<T: Value>(y: &mut [T], x: &[T], g: &[f32], r: f32) {
 /// dx += the gradient for x.
 ///
 /// # Errors
-/// When a buffer is not f32.
+/// When the shapes or dtypes disagree, or there is no memory left.
 pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -> Result<()> {
     let c = x.cols();
     dy.expect(x.shape())?;

@@ -17,7 +17,7 @@ const CHUNK: usize = 1 << 13;
 /// h = silu(a)⊙b as a new buffer.
 ///
 /// # Errors
-/// When a buffer is not f32.
+/// When the shapes or dtypes disagree, or there is no memory left.
 pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
     b.expect(a.shape())?;
     let mut h = cx.alloc(a.shape())?;
@@ -60,7 +60,7 @@ fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
 /// Replaces a by da, b by db and dh by h.
 ///
 /// # Errors
-/// When a buffer is not f32.
+/// When the shapes or dtypes disagree, or there is no memory left.
 pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     a.expect(dh.shape())?;
     b.expect(dh.shape())?;

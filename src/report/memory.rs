@@ -24,7 +24,16 @@ pub fn available_bytes() -> Option<u64> {
     ];
     let left = groups
         .iter()
-        .filter_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)))
+        .filter_map(|(limit, used)| {
+            // What was read from files counts as used but gives way.
+            let stat = used
+                .rsplit_once('/')
+                .map_or(String::new(), |(dir, _)| dir.to_owned() + "/memory.stat");
+            let text = std::fs::read_to_string(stat).unwrap_or_default();
+            let cache = text.lines().find_map(|l| l.strip_prefix("inactive_file "));
+            let cache = cache.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0);
+            Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(cache)))
+        })
         .min();
     Some(left.map_or(system, |left| left.min(system)))
 }

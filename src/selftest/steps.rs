@@ -16,6 +16,7 @@ use crate::optim::{AdamW, Arena};
 use crate::quant;
 use anyhow::Result;
 use candle_core::DType;
+use half::bf16;
 use std::sync::Arc;
 
 const STEPS: usize = 4;
@@ -104,7 +105,13 @@ impl Builder<'_> {
     }
 
     fn dense(&mut self, rows: usize, cols: usize) -> Result<Arc<Weight>> {
-        let weight = Weight::from_f32(self.values(rows * cols), rows, cols)?;
+        let values = self.values(rows * cols);
+        let weight = match self.training.weights {
+            DType::BF16 if self.cx.compute() == DType::BF16 => {
+                Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols)?
+            }
+            _ => Weight::from_f32(values, rows, cols)?,
+        };
         Ok(Arc::new(weight.to_device(self.cx)?))
     }
 

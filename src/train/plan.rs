@@ -25,7 +25,7 @@ pub struct Memory {
     pub base: u64,
     /// The frozen weights.
     pub weights: u64,
-    /// What they need for a moment while they load.
+    /// What they need for a moment while they load: memory of the host.
     pub loading: u64,
     /// Adapters, gradients, moments.
     pub trainable: u64,
@@ -112,8 +112,9 @@ impl RunPlan {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let m = &self.memory;
         format!(
-            "memory: {:.2} GiB planned (weights {:.2}, adapters {:.2}, activations {:.2} for up to {} tokens), gradient checkpointing {}",
+            "memory: {:.2} GiB planned (process {:.2}, weights {:.2}, adapters {:.2}, activations {:.2} for up to {} tokens), gradient checkpointing {}",
             gib(m.peak()),
+            gib(m.base),
             gib(m.weights),
             gib(m.trainable),
             gib(m.activations),
@@ -133,12 +134,14 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
     let shape = Shape {
         spec,
         tokens,
+        longest: ask.data.census.longest,
         size: cx.compute().size_in_bytes(),
         rank: ask.rank,
         dropout: ask.dropout,
         adapted: &|path| ask.paths.iter().any(|p| p == path),
         keep,
         plain_head: cx.has_bf16_products() && !head_adapted,
+        widened: cx.gpu().is_none() && cx.compute() == DType::BF16 && !cx.has_bf16_products(),
     };
     let activations = footprint::activations(&shape);
     let rope = 4 * ask.data.census.longest * spec.head_size;
@@ -163,7 +166,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
     Memory {
         base,
         weights: sizes.resident,
-        loading: sizes.loading,
+        loading: if cx.gpu().is_some() { 0 } else { sizes.loading },
         trainable: (parameters * (16 + copy)) as u64,
         activations: used + rope as u64,
     }

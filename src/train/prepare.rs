@@ -10,6 +10,7 @@ use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
+use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
 use crate::model::{Decoder, families};
 use crate::ops::Cx;
@@ -147,9 +148,17 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         paths: &paths,
     })?;
     if !plan.fits() {
-        let gib = plan.limit.unwrap_or(0) as f64 / f64::from(1 << 30);
+        let mib = plan.limit.unwrap_or(0) as f64 / f64::from(1 << 20);
+        let of = match t.max_memory {
+            Some(_) => "of train.max_memory",
+            None => "that are free",
+        };
+        let full = match plan.keep {
+            Keep::Input => "",
+            _ => ", or set train.gradient_checkpointing to full",
+        };
         notes.push(format!(
-            "the plan exceeds the {gib:.2} GiB that there are; lower train.micro_batch_size or train.max_seq_length, or let train.gradient_checkpointing be auto"
+            "the plan exceeds the {mib:.0} MiB {of}; lower train.micro_batch_size or train.max_seq_length{full}"
         ));
     }
 

@@ -205,12 +205,13 @@ pub fn backward(
             let (mut dq, mut dk) = (cx.alloc(q.shape())?, cx.alloc(k.shape())?);
             let mut dv = cx.alloc(v.shape())?;
             bf16::backward(
+                cx,
                 [q.bf16()?, k.bf16()?, v.bf16()?, o.bf16()?, dout.bf16()?],
                 lse.f32()?,
                 sight.spans,
                 heads,
                 [dq.bf16_mut()?, dk.bf16_mut()?, dv.bf16_mut()?],
-            );
+            )?;
             Ok((dq, dk, dv))
         }
         None => cpu::backward(cx, saved, dout, sight, heads),

@@ -243,7 +243,9 @@ mod x86 {
                     let scale = _mm512_set1_ps(*scale);
                     for r in 0..R {
                         for v in 0..V {
-                            let at = c.base().add((row + r) * t.columns + t.first_column + v * 16);
+                            let at = (row + r) * t.columns + t.first_column + v * 16;
+                            // Beyond the array where no column of this vector is stored.
+                            let at = c.base().wrapping_add(at);
                             let before = if *add { masks[v] } else { 0 };
                             let before = _mm512_maskz_loadu_ps(before, at);
                             let sum = _mm512_fmadd_ps(sums[r][v], scale, before);

@@ -3,8 +3,7 @@
 use crate::ops::shared::Shared;
 use half::bf16;
 
-/// Where a product goes: rows × columns of a row-major matrix.
-#[derive(Clone, Copy)]
+/// Where a product goes: rows × columns of a row-major matrix. It stands for the only borrow of its target, so it is not copied.
 pub enum Sink<'a> {
     /// c ← [c +] scale·sum, in f32.
     F32 {

@@ -1,4 +1,4 @@
-use super::{Product, Sink, Source, Stored, Term, kernel, run};
+use super::{Product, Sink, Source, Stored, Term, available, run};
 use crate::ops::Cx;
 use crate::quant::nf4::{Nf4, quantize};
 use candle_core::DType;
@@ -96,7 +96,7 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
 
 #[test]
 fn odd_shapes_are_the_plain_sums() {
-    if !kernel::supported() {
+    if !available().unwrap() {
         return;
     }
     let shapes = [
@@ -121,7 +121,7 @@ fn odd_shapes_are_the_plain_sums() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    if !kernel::supported() {
+    if !available().unwrap() {
         return;
     }
     let (n, k, out) = (70, 200, 100);
@@ -142,7 +142,7 @@ fn bits_do_not_depend_on_threads() {
 
 #[test]
 fn a_term_of_another_width_is_refused() {
-    if !kernel::supported() {
+    if !available().unwrap() {
         return;
     }
     let cx = Cx::cpu(DType::BF16, 1).unwrap();

@@ -22,15 +22,17 @@
 //! add up in f32. A long span has several segments, so that one sequence with few heads fills the
 //! cores; their `dK` and `dV` are added in order afterwards, and rounded once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Range;
 
+use candle_core::Result;
 use half::bf16;
 use rayon::prelude::*;
 
 use super::gradient::{CHUNK, KEYS, Scratch, segment};
 use super::scratch::{Buffer, Shared};
 use super::tile::{self, LANES};
+use crate::ops::Cx;
 use crate::ops::attention::{Heads, Span};
 
 /// Packed rows that make a segment worth its own `dK` and `dV`.
@@ -64,22 +66,24 @@ pub(super) struct Task<'a> {
 
 thread_local! {
     static SCRATCH: RefCell<(Scratch, Buffer)> = RefCell::default();
-    /// Of the calling thread: the sums of all tasks.
-    static SUMS: Cell<Buffer> = Cell::default();
 }
 
 /// Writes the rows of `dq`, `dk` and `dv` that lie inside the spans.
+///
+/// # Errors
+/// When there is no memory for the sums of segments.
 ///
 /// # Panics
 /// If the slices are too short or the heads do not [`apply`](super::applies); spans must be apart, as
 /// [`Heads::check`] sees to.
 pub(in super::super) fn backward(
+    cx: &Cx,
     [q, k, v, o, dout]: [&[bf16]; 5],
     lse: &[f32],
     spans: &[Span],
     heads: Heads,
     [dq, dk, dv]: [&mut [bf16]; 3],
-) {
+) -> Result<()> {
     assert!(super::applies(heads), "heads that the kernels do not know");
     let inputs = Inputs { q, k, v, o, lse, dout, heads };
     let mut total = 0;
@@ -98,8 +102,9 @@ pub(in super::super) fn backward(
     let mut order: Vec<&Task> = tasks.iter().collect();
     order.sort_by_key(|task| std::cmp::Reverse(task.rows.len() * task.keys.len()));
 
-    let mut buffer = SUMS.take();
-    let shared = Shared::new(buffer.take::<f32>(total));
+    // A power of two, so that batches of other lengths find it in the pool again.
+    let mut sums = cx.alloc_f32_rows(&[total.max(1)], total.max(1).next_power_of_two())?;
+    let shared = Shared::new(sums.f32_mut()?);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     order.into_iter().par_bridge().for_each(|task| {
         SCRATCH.with_borrow_mut(|(scratch, buffer)| {
@@ -135,7 +140,7 @@ pub(in super::super) fn backward(
             unsafe { write(&group[0], keys, &parts, heads, &dk, &dv) };
         });
     });
-    SUMS.set(buffer);
+    Ok(())
 }
 
 /// Divides the packed rows of a (span, head), by their number alone.
