@@ -1,6 +1,7 @@
 //! What this machine can at most: `cargo bench --bench limits` prints one line of JSON. The register peak is that of products of
 //! registers alone, on all threads at once; the latency is that of a value passed to another core and back, halved.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
+#![expect(clippy::print_stdout, reason = "what it is for")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -40,13 +41,15 @@ mod peak {
         };
     }
 
-    // SAFETY of both transmutations: vectors of 64 bytes under two names.
-    peak!(bf16, "avx512f,avx512bf16", 64, |sum, x, y| unsafe {
-        _mm512_dpbf16_ps(
-            *sum,
-            std::mem::transmute::<__m512i, __m512bh>(x),
-            std::mem::transmute::<__m512i, __m512bh>(y),
-        )
+    peak!(bf16, "avx512f,avx512bf16", 64, |sum, x, y| {
+        // SAFETY: vectors of 64 bytes under two names.
+        let (x, y) = unsafe {
+            (
+                std::mem::transmute::<__m512i, __m512bh>(x),
+                std::mem::transmute::<__m512i, __m512bh>(y),
+            )
+        };
+        _mm512_dpbf16_ps(*sum, x, y)
     });
     peak!(f32, "avx512f", 32, |sum, x, y| {
         _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), *sum)

@@ -3,7 +3,7 @@
 //!
 //! h: (n, C), W: (V, C), targets: (n). For parts of the vocabulary, with a running maximum m and sum s per row, as attention with
 //! K = V = W: z = h·W_partᵀ, m' = max(m, z), p = exp(z − m'), s ← s·exp(m − m') + Σp, d ← d·exp(m − m') + p·W_part. In the end
-//! ℓᵢ = ln sᵢ + mᵢ − zᵢ,tᵢ and dhᵢ = cᵢ·(dᵢ/sᵢ − W[tᵢ]). p is rounded to bf16 for its product, as the logits' gradient would be.
+//! ℓᵢ = ln sᵢ + mᵢ − zᵢ,tᵢ and dhᵢ = cᵢ·(dᵢ/sᵢ − `W[tᵢ]`). p is rounded to bf16 for its product, as the logits' gradient would be.
 //! Milakov & Gimelshein 2018, arXiv:1805.02867 (running maximum) · Wijmans et al. 2024, arXiv:2411.09009
 
 #[cfg(target_arch = "x86_64")]

@@ -110,14 +110,14 @@ unsafe fn dot_blocks<const R: usize>(
     // SAFETY: the codebook has 16 values.
     let codebook = unsafe { _mm512_loadu_ps(CODEBOOK.as_ptr()) };
     let high = _mm512_set1_epi32(15 << 16);
-    let mut sums = [[_mm512_setzero_ps(); 2]; R];
+    let mut sums = [[_mm512_setzero_ps(); R]; 2];
     for b in 0..blocks {
         let scaled = _mm512_mul_ps(codebook, _mm512_set1_ps(scale(first + b)));
         // SAFETY: both types are 256 bits of 16 bf16 values; block b has 32 bytes and every x 64 values of it.
         unsafe {
             let table =
                 _mm512_castsi256_si512(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(scaled)));
-            for half in 0..2 {
+            for (half, sums) in sums.iter_mut().enumerate() {
                 let bytes = _mm_loadu_si128(packed.as_ptr().add(b * 32 + half * 16).cast());
                 let bytes = _mm512_cvtepu8_epi32(bytes);
                 // The even element's code, and 16 bits above it the odd one's: a | (b & mask).
@@ -127,17 +127,16 @@ unsafe fn dot_blocks<const R: usize>(
                     _mm512_srli_epi32::<4>(bytes),
                 );
                 let w = transmute::<__m512i, __m512bh>(_mm512_permutexvar_epi16(codes, table));
-                for r in 0..R {
-                    let x = _mm512_loadu_si512(x[r].as_ptr().add(b * BLOCK + half * 32).cast());
-                    let x = transmute::<__m512i, __m512bh>(x);
-                    sums[r][half] = _mm512_dpbf16_ps(sums[r][half], w, x);
+                for (sum, x) in sums.iter_mut().zip(&x) {
+                    let x = _mm512_loadu_si512(x.as_ptr().add(b * BLOCK + half * 32).cast());
+                    *sum = _mm512_dpbf16_ps(*sum, w, transmute::<__m512i, __m512bh>(x));
                 }
             }
         }
     }
     let mut out = [0.0; R];
-    for r in 0..R {
-        out[r] = _mm512_reduce_add_ps(_mm512_add_ps(sums[r][0], sums[r][1]));
+    for (out, (a, b)) in out.iter_mut().zip(sums[0].into_iter().zip(sums[1])) {
+        *out = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
     }
     out
 }
