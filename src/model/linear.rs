@@ -168,7 +168,6 @@ pub fn backward(
     dus: &[Option<Buf>],
     dropout: Option<Dropout<'_>>,
 ) -> Result<Buf> {
-    let adapter = |out: &Output<'_>| out.linear.adapter.clone();
     let masks: Vec<_> = outputs
         .iter()
         .map(|out| out.linear.adapter.as_ref().and_then(|a| out.linear.mask(a, dropout)))
@@ -179,7 +178,10 @@ pub fn backward(
         .map(|(out, (du, mask))| Back {
             dy: out.dy,
             weight: &out.linear.weight,
-            low_rank: adapter(out)
+            low_rank: out
+                .linear
+                .adapter
+                .as_ref()
                 .zip(du.as_ref())
                 .map(|(a, du)| (du, a.factors(arena), mask.as_ref())),
         })

@@ -1,5 +1,7 @@
 //! One array that parallel tasks write apart from each other.
 
+use std::ops::Range;
+
 /// A pointer to values whose parts belong to one task each.
 pub struct Shared<T>(*mut T, usize);
 
@@ -28,6 +30,15 @@ impl<T> Shared<T> {
         assert!(at + size <= self.1, "a part outside the array");
         // SAFETY: inside the array (asserted); exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), size) }
+    }
+
+    /// The values of `range`.
+    ///
+    /// # Safety
+    /// As [`Self::slice`].
+    pub(super) unsafe fn part<'a>(self, range: Range<usize>) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { self.slice(range.start, range.len()) }
     }
 
     /// The number of values.

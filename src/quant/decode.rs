@@ -73,15 +73,14 @@ unsafe fn by_permutation(
     }
 }
 
-/// Σ ŵᵢ·xᵢ over `x.len()` elements from `start` on, for each x, without writing the ŵ anywhere; `None` where that is not whole blocks
-/// or the processor lacks AVX-512 with bf16. Summed in one order.
-pub(super) fn dot<const R: usize>(
+/// Σ ŵᵢ·xᵢ over `x.len()` elements from `start` on, without writing the ŵ anywhere; `None` where that is not whole blocks the processor lacks AVX-512 with bf16. Summed in one order.
+pub(super) fn dot(
     packed: &[u8],
     scale: impl Fn(usize) -> f32,
     start: usize,
-    x: [&[bf16]; R],
-) -> Option<[f32; R]> {
-    let len = x.first().map_or(0, |x| x.len());
+    x: &[bf16],
+) -> Option<f32> {
+    let len = x.len();
     let whole = start.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK);
     #[cfg(target_arch = "x86_64")]
     if whole && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
@@ -96,28 +95,28 @@ pub(super) fn dot<const R: usize>(
 /// The processor must have the features named.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn dot_blocks<const R: usize>(
+unsafe fn dot_blocks(
     packed: &[u8],
     scale: impl Fn(usize) -> f32,
     first: usize,
     blocks: usize,
-    x: [&[bf16]; R],
-) -> [f32; R] {
+    x: &[bf16],
+) -> f32 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
     let packed = &packed[first * BLOCK / 2..][..blocks * BLOCK / 2];
-    assert!(x.iter().all(|x| x.len() == blocks * BLOCK), "rows of one length");
+    assert!(x.len() == blocks * BLOCK, "a value for each weight");
     // SAFETY: the codebook has 16 values.
     let codebook = unsafe { _mm512_loadu_ps(CODEBOOK.as_ptr()) };
     let high = _mm512_set1_epi32(15 << 16);
-    let mut sums = [[_mm512_setzero_ps(); R]; 2];
+    let mut sums = [_mm512_setzero_ps(); 2];
     for b in 0..blocks {
         let scaled = _mm512_mul_ps(codebook, _mm512_set1_ps(scale(first + b)));
-        // SAFETY: both types are 256 bits of 16 bf16 values; block b has 32 bytes and every x 64 values of it.
+        // SAFETY: both types are 256 bits of 16 bf16 values; block b has 32 bytes and x 64 values of it.
         unsafe {
             let table =
                 _mm512_castsi256_si512(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(scaled)));
-            for (half, sums) in sums.iter_mut().enumerate() {
+            for (half, sum) in sums.iter_mut().enumerate() {
                 let bytes = _mm_loadu_si128(packed.as_ptr().add(b * 32 + half * 16).cast());
                 let bytes = _mm512_cvtepu8_epi32(bytes);
                 // The even element's code, and 16 bits above it the odd one's: a | (b & mask).
@@ -127,18 +126,12 @@ unsafe fn dot_blocks<const R: usize>(
                     _mm512_srli_epi32::<4>(bytes),
                 );
                 let w = transmute::<__m512i, __m512bh>(_mm512_permutexvar_epi16(codes, table));
-                for (sum, x) in sums.iter_mut().zip(&x) {
-                    let x = _mm512_loadu_si512(x.as_ptr().add(b * BLOCK + half * 32).cast());
-                    *sum = _mm512_dpbf16_ps(*sum, w, transmute::<__m512i, __m512bh>(x));
-                }
+                let x = _mm512_loadu_si512(x.as_ptr().add(b * BLOCK + half * 32).cast());
+                *sum = _mm512_dpbf16_ps(*sum, w, transmute::<__m512i, __m512bh>(x));
             }
         }
     }
-    let mut out = [0.0; R];
-    for (out, (a, b)) in out.iter_mut().zip(sums[0].into_iter().zip(sums[1])) {
-        *out = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-    }
-    out
+    _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
 }
 
 #[cfg(test)]
@@ -155,8 +148,8 @@ mod tests {
         let (a, b) = (x(1), x(2));
         let mut w = vec![bf16::ZERO; 192];
         plain(&packed, scale, 64, &mut w);
-        let Some(sums) = dot(&packed, scale, 64, [&a[..], &b[..]]) else { return };
-        for (sum, x) in sums.into_iter().zip([a, b]) {
+        for x in [a, b] {
+            let Some(sum) = dot(&packed, scale, 64, &x) else { return };
             let want: f64 = w.iter().zip(&x).map(|(w, x)| w.to_f64() * x.to_f64()).sum();
             assert!((f64::from(sum) - want).abs() < 1e-4, "{sum} {want}");
         }
@@ -165,7 +158,7 @@ mod tests {
     #[test]
     fn parts_of_blocks_have_no_fused_product() {
         let x = [bf16::ONE; 64];
-        assert!(dot(&[0; 64], |_| 1.0, 32, [&x[..]]).is_none());
+        assert!(dot(&[0; 64], |_| 1.0, 32, &x).is_none());
     }
 
     #[test]

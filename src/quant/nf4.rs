@@ -134,14 +134,13 @@ impl Nf4 {
         super::decode::to_bf16(&self.packed, |b| self.scale(b), start, out);
     }
 
-    /// Σ ŵᵢ·xᵢ with ŵ rounded to bf16, over the elements from `start` on, for each x; `None` where [`Self::decode_bf16`] and a plain
+    /// Σ ŵᵢ·xᵢ with ŵ rounded to bf16, over the elements from `start` on; `None` where [`Self::decode_bf16`] and a plain
     /// product are the way.
     ///
     /// # Panics
-    /// When the range exceeds the tensor or the x differ in length.
-    pub fn dot_bf16<const R: usize>(&self, start: usize, x: [&[bf16]; R]) -> Option<[f32; R]> {
-        let len = x.first().map_or(0, |x| x.len());
-        assert!(start + len <= self.len, "NF4 range exceeds the tensor");
+    /// When the range exceeds the tensor.
+    pub fn dot_bf16(&self, start: usize, x: &[bf16]) -> Option<f32> {
+        assert!(start + x.len() <= self.len, "NF4 range exceeds the tensor");
         super::decode::dot(&self.packed, |b| self.scale(b), start, x)
     }
 

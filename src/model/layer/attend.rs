@@ -30,11 +30,11 @@ impl Layer {
         x: &Buf,
         cache: Option<&mut LayerCache>,
     ) -> Result<(Buf, Attended)> {
-        let (cx, drop) = (p.cx, p.dropout);
+        let (cx, dropout) = (p.cx, p.dropout);
         let (h, r) = rms_norm::forward(cx, x, &self.norm1, p.spec.norm_eps)?;
         let [(mut q, uq), (mut k, uk), (v, uv)] =
-            linear::forward(cx, arena, &h, [&self.q, &self.k, &self.v], drop, None)?;
-        drop_now(h);
+            linear::forward(cx, arena, &h, [&self.q, &self.k, &self.v], dropout, None)?;
+        drop(h);
         for x in [&mut q, &mut k] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
         }
@@ -47,7 +47,7 @@ impl Layer {
         };
         let sight = &p.rows.sight;
         let (o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
-        let [(x2, uo)] = linear::forward(cx, arena, &o, [&self.o], drop, Some(x))?;
+        let [(x2, uo)] = linear::forward(cx, arena, &o, [&self.o], dropout, Some(x))?;
         Ok((x2, Attended { r, q, k, v, o, lse, u: [uq, uk, uv, uo] }))
     }
 
@@ -61,17 +61,17 @@ impl Layer {
         dx2: Buf,
         first: bool,
     ) -> Result<Option<Buf>> {
-        let (cx, drop) = (p.cx, p.dropout);
+        let (cx, dropout) = (p.cx, p.dropout);
         let [uq, uk, uv, uo] = s.u;
         let outputs = [output(&self.o, &uo, &dx2)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        let do_ = linear::backward(cx, arena, &outputs, &dus, drop)?;
-        linear::gradients(cx, arena, &s.o, &outputs, &dus, drop)?;
-        drop_now(dus);
+        let do_ = linear::backward(cx, arena, &outputs, &dus, dropout)?;
+        linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
+        drop(dus);
         let saved = attention::Saved { q: &s.q, k: &s.k, v: &s.v, o: &s.o, lse: &s.lse };
         let (mut dq, mut dk, dv) =
             attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
-        drop_now((s.q, s.k, s.v, s.o, do_));
+        drop((s.q, s.k, s.v, s.o, do_));
         for x in [&mut dq, &mut dk] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
         }
@@ -79,17 +79,14 @@ impl Layer {
         let outputs =
             [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
-        drop_now(h);
+        linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
+        drop(h);
         if first {
             return Ok(None);
         }
-        let dh = linear::backward(cx, arena, &outputs, &dus, drop)?;
+        let dh = linear::backward(cx, arena, &outputs, &dus, dropout)?;
         let mut dx = dx2; // the residual path
         rms_norm::backward(cx, &dh, x, &self.norm1, &s.r, &mut dx)?;
         Ok(Some(dx))
     }
 }
-
-/// Gives buffers back to the pool before the next one is taken.
-fn drop_now<T>(_: T) {}

@@ -20,10 +20,10 @@ pub(super) struct Gated {
 impl Layer {
     /// gate and up (N, F each) of x₂.
     pub(super) fn mlp_gate(&self, p: Pass<'_>, arena: &Arena, x2: &Buf) -> Result<Gated> {
-        let (cx, drop) = (p.cx, p.dropout);
+        let (cx, dropout) = (p.cx, p.dropout);
         let (h, r) = rms_norm::forward(cx, x2, &self.norm2, p.spec.norm_eps)?;
         let [(gate, ug), (up, uu)] =
-            linear::forward(cx, arena, &h, [&self.gate, &self.up], drop, None)?;
+            linear::forward(cx, arena, &h, [&self.gate, &self.up], dropout, None)?;
         Ok(Gated { r, gate, up, u: [ug, uu], u_down: None })
     }
 
@@ -51,25 +51,22 @@ impl Layer {
         s: Gated,
         dy: Buf,
     ) -> Result<Buf> {
-        let (cx, drop) = (p.cx, p.dropout);
+        let (cx, dropout) = (p.cx, p.dropout);
         let (mut gate, mut up, [ug, uu], ud) = (s.gate, s.up, s.u, s.u_down);
         let outputs = [output(&self.down, &ud, &dy)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        let mut h = linear::backward(cx, arena, &outputs, &dus, drop)?; // (N, F): dh
+        let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, F): dh
         swiglu::backward(cx, &mut h, &mut gate, &mut up)?;
-        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
-        drop_now((h, dus));
+        linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
+        drop((h, dus));
         let (dgate, dup) = (gate, up);
         let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        let dh = linear::backward(cx, arena, &outputs, &dus, drop)?; // (N, C)
+        let dh = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C)
         let h = rms_norm::recompute(cx, x2, &self.norm2, &s.r)?;
-        linear::gradients(cx, arena, &h, &outputs, &dus, drop)?;
+        linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
         let mut dx2 = dy; // the residual path
         rms_norm::backward(cx, &dh, x2, &self.norm2, &s.r, &mut dx2)?;
         Ok(dx2)
     }
 }
-
-/// Gives buffers back to the pool before the next one is taken.
-fn drop_now<T>(_: T) {}

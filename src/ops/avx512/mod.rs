@@ -85,6 +85,40 @@ fn reciprocal(x: __m512) -> __m512 {
     _mm512_fmadd_ps(y, error, y)
 }
 
+/// Transposes 16 by 16 words: pairs of words, then pairs of pairs, inside the 128-bit lanes, then
+/// the lanes themselves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
+    let mut y = x;
+    for i in (0..16).step_by(2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    // z[4i + j] holds, in its 128-bit lane l, column 4l + j of rows 4i..4i + 4.
+    let mut z = y;
+    for i in (0..16).step_by(4) {
+        z[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        z[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        z[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        z[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    let mut out = z;
+    for j in 0..4 {
+        let (a, b, c, d) = (z[j], z[4 + j], z[8 + j], z[12 + j]);
+        // Lanes 0 and 2, and lanes 1 and 3, of two vectors each.
+        let (ab_even, ab_odd) =
+            (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+        let (cd_even, cd_odd) =
+            (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+        out[j] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
+        out[4 + j] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
+        out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,7 @@ pub(super) unsafe fn run(products: &[Product<'_>]) {
                     let x = |r: usize| &term.x[r * term.stride..][..k];
                     // One row is decoding: the commonest by far.
                     if let (1, Stored::Nf4(q)) = (p.rows, term.source.stored)
-                        && let Some([sum]) = q.dot_bf16(column * k, [x(0)])
+                        && let Some(sum) = q.dot_bf16(column * k, x(0))
                     {
                         sums[0] += sum;
                         continue;

@@ -67,17 +67,19 @@ pub(super) fn supported() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) unsafe fn dot(_: &[bf16], _: &[bf16]) -> f32 {
-    0.0
+    unreachable!("no context has bf16 products here")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>) {}
+pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>) {
+    unreachable!("no context has bf16 products here")
+}
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{dot, run};
 
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
+#[expect(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
 mod x86 {
     use super::{Ahead, ROWS, Sink, Tiles, bf16};
     use std::arch::x86_64::*;

@@ -2,6 +2,8 @@
 //! the second half of the last pair of an odd inner dimension.
 
 use super::source::{Source, Stored};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::avx512;
 use half::bf16;
 use std::ops::Range;
 
@@ -77,9 +79,9 @@ fn transpose_pair<const V: usize>(panel: &mut [u32], rows: &[u16], k: usize, p: 
 /// Blocks of 16 × 16 words, pairs beyond the last block one by one.
 ///
 /// # Safety
-/// The processor must have AVX-512 F; `rows` has 16 rows of `pairs` words, `panel` as many pairs.
+/// The processor must have what `supported` asks for; `rows` has 16 rows of `pairs` words, `panel` as many pairs.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn transpose_blocks<const V: usize>(
     panel: &mut [u32],
     rows: &[u16],
@@ -94,29 +96,7 @@ unsafe fn transpose_blocks<const V: usize>(
             for (r, a) in a.iter_mut().enumerate() {
                 *a = _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
             }
-            let mut b = a;
-            for i in (0..16).step_by(2) {
-                b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-                b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-            }
-            for i in (0..16).step_by(4) {
-                a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-                a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-                a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-                a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-            }
-            for i in 0..4 {
-                for half in 0..2 {
-                    let (x, y) = (a[half * 8 + i], a[half * 8 + 4 + i]);
-                    b[half * 8 + i] = _mm512_shuffle_i32x4(x, y, 0x88);
-                    b[half * 8 + 4 + i] = _mm512_shuffle_i32x4(x, y, 0xdd);
-                }
-            }
-            for i in 0..8 {
-                a[i] = _mm512_shuffle_i32x4(b[i], b[8 + i], 0x88);
-                a[8 + i] = _mm512_shuffle_i32x4(b[i], b[8 + i], 0xdd);
-            }
-            for (i, word) in a.into_iter().enumerate() {
+            for (i, word) in avx512::transpose(a).into_iter().enumerate() {
                 let to = panel.as_mut_ptr().add((p + i) * V * 16);
                 _mm512_storeu_si512(to.cast(), word);
             }

@@ -30,10 +30,11 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::gradient::{CHUNK, KEYS, Scratch, segment};
-use super::scratch::{Buffer, Shared};
+use super::scratch::Buffer;
 use super::tile::{self, LANES};
 use crate::ops::Cx;
 use crate::ops::attention::{Heads, Span};
+use crate::ops::shared::Shared;
 
 /// Packed rows that make a segment worth its own `dK` and `dV`.
 const SEGMENT: usize = 1024;
@@ -117,9 +118,9 @@ pub(in super::super) fn backward(
             // and a head of `dq`, and a task without other segments is the only one to write the
             // keys of its span and head.
             unsafe {
-                segment(inputs, task, scratch, sums, &dq);
+                segment(inputs, task, scratch, sums, dq);
                 if task.sums.is_none() {
-                    write(task, 0..task.span.k.len(), &[(task, sums)], heads, &dk, &dv);
+                    write(task, 0..task.span.k.len(), &[(task, sums)], heads, dk, dv);
                 }
             }
         });
@@ -137,7 +138,7 @@ pub(in super::super) fn backward(
         (0..keys.div_ceil(KEYS)).into_par_iter().for_each(|block| {
             let keys = block * KEYS..(block * KEYS + KEYS).min(keys);
             // SAFETY: as above; groups differ in span or head, and blocks in their keys.
-            unsafe { write(&group[0], keys, &parts, heads, &dk, &dv) };
+            unsafe { write(&group[0], keys, &parts, heads, dk, dv) };
         });
     });
     Ok(())
@@ -173,8 +174,8 @@ unsafe fn write(
     keys: Range<usize>,
     parts: &[(&Task<'_>, &[f32])],
     heads: Heads,
-    dk: &Shared<'_, bf16>,
-    dv: &Shared<'_, bf16>,
+    dk: Shared<bf16>,
+    dv: Shared<bf16>,
 ) {
     let (size, lanes) = (heads.size, heads.lanes());
     for key in keys {

@@ -22,9 +22,10 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::panels::{Block, columns_panels, rows_panel};
-use super::scratch::{Buffer, Shared};
+use super::scratch::Buffer;
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
 use crate::ops::attention::{Heads, Span};
+use crate::ops::shared::Shared;
 
 /// Packed rows of a task: enough tiles to pay for the panels, few enough to fill the cores.
 const CHUNK: usize = 384;
@@ -95,7 +96,7 @@ pub(in super::super) fn forward(
         SCRATCH.with_borrow_mut(|scratch| {
             // SAFETY: `applies` has found the instructions. Tasks differ in their queries or heads,
             // so each writes its own elements of `o` and `lse`.
-            unsafe { chunk(q, k, v, heads, task, &o, &lse, scratch) }
+            unsafe { chunk(q, k, v, heads, task, o, lse, scratch) }
         });
     };
     match &tasks[..] {
@@ -108,15 +109,15 @@ pub(in super::super) fn forward(
 /// # Safety
 /// Nobody else uses the rows `task.queries` of the heads of `task.kv_head` in `o` and `lse`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-#[allow(clippy::too_many_arguments, reason = "the operands of attention")]
+#[expect(clippy::too_many_arguments, reason = "the operands of attention")]
 unsafe fn chunk(
     q: &[bf16],
     k: &[bf16],
     v: &[bf16],
     heads: Heads,
     task: &Task<'_>,
-    o: &Shared<'_, bf16>,
-    lse: &Shared<'_, f32>,
+    o: Shared<bf16>,
+    lse: Shared<f32>,
     scratch: &mut Scratch,
 ) {
     let Heads { size, .. } = heads;

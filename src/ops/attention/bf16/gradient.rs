@@ -8,8 +8,9 @@ use half::bf16;
 
 use super::backward::{Inputs, Task};
 use super::panels::{Block, columns_panels, rows_panel};
-use super::scratch::{Buffer, Shared};
+use super::scratch::Buffer;
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
+use crate::ops::shared::Shared;
 
 /// Packed rows of a chunk: whole blocks of lanes, and whole tiles of 6.
 pub(super) const CHUNK: usize = 192;
@@ -47,7 +48,7 @@ pub(super) unsafe fn segment(
     task: &Task<'_>,
     scratch: &mut Scratch,
     sums: &mut [f32],
-    dq: &Shared<'_, bf16>,
+    dq: Shared<bf16>,
 ) {
     let heads = inputs.heads;
     let (size, group, lanes) = (heads.size, heads.group(), heads.lanes());

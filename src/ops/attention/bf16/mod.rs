@@ -19,7 +19,7 @@
 //! Work is divided by shape alone, never by the number of threads, and every sum has a fixed order:
 //! results have the same bits on any number of threads.
 
-#![allow(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
+#![expect(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
 
 mod backward;
 mod forward;
@@ -31,6 +31,7 @@ mod tests;
 mod tile;
 
 use super::{Heads, Span};
+use crate::ops::bf16_gemm::supported;
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 
@@ -69,12 +70,4 @@ impl Heads {
 /// Whether these heads can be computed here.
 pub(super) fn applies(heads: Heads) -> bool {
     supported() && heads.size.is_multiple_of(2) && heads.window != Some(0)
-}
-
-/// Whether this processor has the instructions that [`forward()`] and [`backward()`] need.
-fn supported() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bf16")
 }

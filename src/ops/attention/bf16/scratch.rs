@@ -1,7 +1,4 @@
-//! Memory that outlives a call: buffers that only grow, and outputs shared between tasks.
-
-use std::marker::PhantomData;
-use std::ops::Range;
+//! Memory that outlives a call: buffers that only grow.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -35,34 +32,5 @@ impl Buffer {
         let part = self.take(len);
         part.fill(T::zeroed());
         part
-    }
-}
-
-/// An output that tasks write to at the same time, each in its own elements.
-///
-/// The elements of one head are strided in memory, so `chunks_mut` cannot divide them.
-pub(super) struct Shared<'a, T> {
-    start: *mut T,
-    len: usize,
-    life: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: it stands for a `&mut [T]`, and `part` leaves the disjointness to its caller.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(super) fn new(all: &'a mut [T]) -> Self {
-        Shared { start: all.as_mut_ptr(), len: all.len(), life: PhantomData }
-    }
-
-    /// The elements of `range`.
-    ///
-    /// # Safety
-    /// No two parts that are alive at the same time may overlap.
-    #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds by the check, and not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
