@@ -141,7 +141,8 @@ impl Cx {
     /// Gives token buffers room for `tokens` rows from now on.
     pub fn set_token_capacity(&self, tokens: usize) {
         if let Engine::Cpu { token_capacity, .. } = &self.engine {
-            token_capacity.store(tokens, Ordering::Relaxed);
+            // Pairs of tokens are laid side by side in places.
+            token_capacity.store(tokens.next_multiple_of(2), Ordering::Relaxed);
         }
     }
 

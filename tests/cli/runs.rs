@@ -597,6 +597,13 @@ fn a_policy_that_is_asked_for_is_taken() {
 }
 
 #[test]
+fn the_plan_knows_the_largest_micro_batch() {
+    let home = Home::new();
+    let text = stderr(&home.smoke(&["--train.micro_batch_size", "1"]));
+    assert!(text.contains("longest 25\n") && text.contains("up to 25 tokens"), "{text}");
+}
+
+#[test]
 fn an_unknown_policy_is_refused() {
     let home = Home::new();
     let output = home.smoke(&["--train.gradient_checkpointing", "some"]);
