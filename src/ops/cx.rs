@@ -335,3 +335,17 @@ pub fn rounded(x: f32, dtype: DType) -> f32 {
         _ => x,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_largest_batch_of_odd_length_has_room_for_its_pairs() {
+        let cx = Cx::cpu(DType::BF16, 1).unwrap();
+        cx.set_token_capacity(5);
+        drop(cx.alloc(&[4, 3]).unwrap());
+        drop(cx.alloc(&[6, 3]).unwrap());
+        assert_eq!(cx.fresh_allocations(), 1);
+    }
+}
