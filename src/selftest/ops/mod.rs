@@ -1,19 +1,16 @@
 //! Every op against its plain reference: odd shapes, fresh inputs, outputs that held NaN before.
 
+mod products;
+
 use super::case::{Inputs, Line, error, limit};
 use super::reference;
-use crate::ops::attention::{self, Heads, Saved, Sight, Span};
-use crate::ops::cx::rounded;
 use crate::ops::dropout::{self, Mask};
-use crate::ops::linear::{Back, Plus};
-use crate::ops::lora::{self, Factors, Seen};
 use crate::ops::rope::{self, Turn};
 use crate::ops::{
-    Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, linear, rms_norm, rows, swiglu,
+    Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, rms_norm, rows, swiglu,
 };
 use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
-use crate::quant;
 use candle_core::{DType, Result};
 use half::bf16;
 
@@ -124,127 +121,6 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
-    /// y = x·Wᵀ + b and dx += dy·W for the values `w` of `weight`.
-    fn product(&mut self, what: &str, weight: &Weight, w: &[f32], bias: bool) -> Result<()> {
-        let (out, c) = (weight.rows(), weight.cols());
-        let (x, dy) = (self.inputs.values(N * c), self.inputs.values(N * out));
-        let (b, y0) = (self.inputs.wide(out), self.inputs.values(N * out));
-        let shape = format!("{N} x {c} x {out}");
-        let vector = Vector::new(self.cx, b.clone())?;
-        let residual = self.buf(&y0, out)?;
-        let plus = Plus {
-            bias: bias.then_some(&vector),
-            residual: bias.then_some(&residual),
-            ..Plus::default()
-        };
-        let y = linear::forward(self.cx, &self.buf(&x, c)?, weight, plus)?;
-        let mut theirs = reference::product((N, c, out), |i, k| x[i * c + k], |k, j| w[j * c + k]);
-        if bias {
-            theirs.iter_mut().enumerate().for_each(|(i, y)| {
-                *y += f64::from(b[i % out]) + f64::from(y0[i]);
-            });
-        }
-        self.check(what, shape.clone(), &y.to_f32()?, &theirs);
-        let dy_buf = self.buf(&dy, out)?;
-        let dx = linear::backward(self.cx, &[Back { dy: &dy_buf, weight, low_rank: None }])?;
-        let theirs = reference::product((N, out, c), |i, k| dy[i * out + k], |k, j| w[k * c + j]);
-        self.check(&format!("{what} dx"), shape, &dx.to_f32()?, &theirs);
-        Ok(())
-    }
-
-    fn linear(&mut self) -> Result<()> {
-        let w = self.inputs.values(OUT * C);
-        let weight = self.weight(&w, OUT, C)?;
-        self.product("linear", &weight, &w, true)?;
-        let x = self.inputs.values(N * C);
-        let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, Plus::default(), N)?;
-        let theirs = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
-        let line = Line {
-            what: "linear to f32".into(),
-            shape: format!("{N} x {C} x {OUT}"),
-            error: error(&y.to_f32()?, &theirs),
-            limit: 1e-5,
-        };
-        self.lines.push(line);
-        Ok(())
-    }
-
-    fn nf4(&mut self, nested: bool) -> Result<()> {
-        let (rows, cols) = (67, 128);
-        let packed = quant::quantize(&self.inputs.values(rows * cols), nested);
-        let exact = reference::dequantize(&packed);
-        let weight = Weight::nf4(packed, self.cx.compute(), rows, cols)?.to_device(self.cx)?;
-        let what = if nested { "nf4-dq" } else { "nf4" };
-        let values: Vec<f32> =
-            exact.iter().map(|v| rounded(*v as f32, self.cx.compute())).collect();
-        self.product(&format!("{what} linear"), &weight, &values, false)
-    }
-
-    fn lora(&mut self, p: f32) -> Result<()> {
-        let (r, scale, step, key) = (5, 1.7f32, 4, [11, 12]);
-        let (x, dy) = (self.inputs.values(N * C), self.inputs.values(N * OUT));
-        let (y0, w) = (self.inputs.values(N * OUT), self.inputs.values(OUT * C));
-        let weight = self.weight(&w, OUT, C)?;
-        let mut arena = Arena::default();
-        let a = self.inputs.values(r * C);
-        let b = self.inputs.values(OUT * r);
-        let (sa, sb) = (arena.push("a", [r, C], &a), arena.push("b", [OUT, r], &b));
-        arena.to_device(self.cx)?;
-        let tokens: Vec<[u32; 2]> = (0..N as u32).map(|i| [i / 9, i % 9]).collect();
-        let origins = Mirror::new(self.cx, &tokens)?;
-        let mask = (p > 0.0).then_some(Mask { p, key, step, tokens: &origins });
-
-        let (xb, dyb) = (self.buf(&x, C)?, self.buf(&dy, OUT)?);
-        let residual = self.buf(&y0, OUT)?;
-        let factors = Factors { a: arena.part(&sa), b: arena.part(&sb), r, scale };
-        let u = lora::forward(self.cx, &xb, &[(factors, mask.as_ref())])?.remove(0);
-        let plus =
-            Plus { low_rank: Some((&u, factors)), residual: Some(&residual), ..Plus::default() };
-        let y = linear::forward(self.cx, &xb, &weight, plus)?;
-        let du = lora::backward(self.cx, &[(&dyb, factors)])?.remove(0);
-        let low_rank = Some((&du, factors, mask.as_ref()));
-        let dx = linear::backward(self.cx, &[Back { dy: &dyb, weight: &weight, low_rank }])?;
-        let seen = Seen { x: &xb, mask: mask.as_ref(), u: &u, du: &du, dy: &dyb, scale };
-        let into = arena.gradients(&[[&sa, &sb]])?;
-        lora::gradients(self.cx, into.into_iter().map(|g| (seen, g)).collect())?;
-        arena.fetch_grads()?;
-
-        let dropped = reference::dropout(&x, C, p, key, step, &tokens);
-        let xd = |i: usize, k: usize| dropped[i * C + k] as f32;
-        let narrow = |v: Vec<f64>| v.into_iter().map(|v| v as f32).collect::<Vec<_>>();
-        let s = f64::from(scale);
-        let u = narrow(reference::product((N, C, r), xd, |k, j| a[j * C + k]));
-        let du =
-            narrow(reference::product((N, OUT, r), |i, k| dy[i * OUT + k], |k, j| b[k * r + j]));
-        let plus = |v: Vec<f64>, base: &[f64]| -> Vec<f64> {
-            v.iter().zip(base).map(|(v, b)| s * v + b).collect()
-        };
-        let zeros = vec![0.0; OUT * C];
-        let mut y0: Vec<f64> = y0.into_iter().map(f64::from).collect();
-        let frozen = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
-        y0.iter_mut().zip(frozen).for_each(|(y, f)| *y += f);
-        let dx0 = reference::product((N, OUT, C), |i, k| dy[i * OUT + k], |k, j| w[k * C + j]);
-        let want_y =
-            plus(reference::product((N, r, OUT), |i, k| u[i * r + k], |k, j| b[j * r + k]), &y0);
-        let want_db = plus(
-            reference::product((OUT, N, r), |i, k| dy[k * OUT + i], |k, j| u[k * r + j]),
-            &zeros,
-        );
-        let want_da = plus(reference::product((r, N, C), |i, k| du[k * r + i], xd), &zeros);
-        let through =
-            narrow(reference::product((N, r, C), |i, k| du[i * r + k], |k, j| a[k * C + j]));
-        let through = narrow(reference::dropout(&through, C, p, key, step, &tokens));
-        let want_dx = plus(through.iter().map(|v| f64::from(*v)).collect(), &dx0);
-
-        let what = if p > 0.0 { "lora with dropout" } else { "lora" };
-        let shape = format!("{N} x {C} x {OUT}, r {r}");
-        self.check(what, shape.clone(), &y.to_f32()?, &want_y);
-        self.check(&format!("{what} dx"), shape.clone(), &dx.to_f32()?, &want_dx);
-        self.check(&format!("{what} dA"), shape.clone(), arena.grad(&sa), &want_da);
-        self.check(&format!("{what} dB"), shape, arena.grad(&sb), &want_db);
-        Ok(())
-    }
-
     fn dropout(&mut self) -> Result<()> {
         let x = self.inputs.values(N * C);
         let tokens: Vec<[u32; 2]> = (0..N as u32).map(|i| [i, i * i]).collect();
@@ -307,37 +183,6 @@ impl<'a> Checks<'a> {
         self.check("swiglu again", shape.clone(), &db.to_f32()?, &want_h);
         self.check("swiglu da", shape.clone(), &ab.to_f32()?, &want_a);
         self.check("swiglu db", shape, &bb.to_f32()?, &want_b);
-        Ok(())
-    }
-
-    fn attention(&mut self, lengths: &[usize], window: Option<usize>, size: usize) -> Result<()> {
-        let heads = Heads { heads: 6, kv_heads: 2, size, window };
-        let n: usize = lengths.iter().sum();
-        let (qw, kw) = (heads.heads * size, heads.kv_heads * size);
-        let inputs = &mut self.inputs;
-        let (q, k) = (inputs.values(n * qw), inputs.values(n * kw));
-        let (v, dout) = (inputs.values(n * kw), inputs.values(n * qw));
-        let mut start = 0;
-        let span = |t: &usize| {
-            start += t;
-            Span { q: start - t..start, k: start - t..start }
-        };
-        let spans: Vec<Span> = lengths.iter().map(span).collect();
-        let theirs =
-            reference::Attention { q: &q, k: &k, v: &v, dout: &dout, spans: &spans, heads }.all();
-        let sight = Sight::new(self.cx, &spans, heads, n, n)?;
-        let (qb, kb) = (self.buf(&q, qw)?, self.buf(&k, kw)?);
-        let (vb, db) = (self.buf(&v, kw)?, self.buf(&dout, qw)?);
-        let (o, lse) = attention::forward(self.cx, &qb, &kb, &vb, &sight, heads)?;
-        let saved = Saved { q: &qb, k: &kb, v: &vb, o: &o, lse: &lse };
-        let (dq, dk, dv) = attention::backward(self.cx, &saved, &db, &sight, heads)?;
-        let what = if window.is_some() { "attention with a window" } else { "attention" };
-        let shape = format!("{lengths:?}, 6 of 2 heads of {size}");
-        for ((name, ours), theirs) in
-            ["", " dq", " dk", " dv"].iter().zip([o, dq, dk, dv]).zip(theirs)
-        {
-            self.check(&format!("{what}{name}"), shape.clone(), &ours.to_f32()?, &theirs);
-        }
         Ok(())
     }
 
