@@ -4,6 +4,7 @@ use crate::checkpoint::out_dir::{self, Claim};
 use crate::config::{RunConfig, keys};
 use crate::error::{Problem, UserError};
 use crate::report;
+use crate::report::memory::peak_bytes;
 use crate::train::device;
 use crate::train::fit::{Ending, fit};
 use crate::train::prepare::{Run, prepare};
@@ -56,7 +57,12 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     for line in summary(&config, &run) {
         report::print_note(line);
     }
-    match fit(&config, &mut run, &stop)? {
+    let ending = fit(&config, &mut run, &stop)?;
+    let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());
+    if let Some(note) = run.plan.overrun(used) {
+        report::print_note(format_args!("note: {note}"));
+    }
+    match ending {
         Ending::Finished => {
             report::print_note(format_args!(
                 "adapter saved in {}",

@@ -107,6 +107,14 @@ impl RunPlan {
         self.limit.is_none_or(|limit| self.memory.peak() <= limit)
     }
 
+    /// What to tell when a run took clearly more than was planned, in bytes: by a tenth and by 64 MiB.
+    pub fn overrun(&self, used: u64) -> Option<String> {
+        let planned = self.memory.peak();
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        (used > planned / 10 * 11 && used > planned + (64 << 20))
+            .then(|| format!("memory: {:.2} GiB were used, {:.2} planned", gib(used), gib(planned)))
+    }
+
     /// The plan in a line.
     pub fn describe(&self) -> String {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -193,4 +201,25 @@ fn largest_micro_batch(ask: &Ask<'_>) -> usize {
         Some(lengths.iter().take(size).sum())
     };
     trained.max(validated).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(weights: u64) -> RunPlan {
+        let memory = Memory { base: 0, weights, loading: 0, trainable: 0, activations: 0 };
+        RunPlan { tokens: 1, keep: Keep::All, memory, limit: None }
+    }
+
+    #[test]
+    fn a_run_within_a_tenth_of_its_plan_is_no_news() {
+        assert_eq!(plan(10 << 30).overrun((11 << 30) - 1), None);
+    }
+
+    #[test]
+    fn a_run_far_above_its_plan_is_told() {
+        let text = plan(1 << 30).overrun(2 << 30);
+        assert_eq!(text.as_deref(), Some("memory: 2.00 GiB were used, 1.00 planned"));
+    }
 }
