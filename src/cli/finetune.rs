@@ -135,9 +135,17 @@ fn split(args: &Args) -> Result<Split, UserError> {
                 Problem::new("`--help` stands before the keys: `vft finetune --help`").into()
             );
         }
-        if !flag.starts_with('-') && split.overrides.is_empty() && split.config.is_none() {
-            let hint = format!("a config file is given as `--config {flag}`");
-            return Err(Problem::new(format!("unexpected argument `{flag}`")).hint(hint).into());
+        if !flag.starts_with('-') && split.overrides.is_empty() {
+            let is_yaml = flag.ends_with(".yml") || flag.ends_with(".yaml");
+            if is_yaml && split.config.is_none() {
+                let hint = format!("a config file is given as `--config {flag}`");
+                return Err(Problem::new(format!("unexpected argument `{flag}`"))
+                    .hint(hint)
+                    .into());
+            }
+            // The model may stand by itself, as in LitGPT.
+            split.overrides = vec!["--checkpoint_dir".into(), argument.clone()];
+            continue;
         }
         let mut value = || {
             let missing = || Problem::new(format!("`{flag}` needs a value"));
@@ -195,6 +203,11 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
             ));
         }
     }
-    lines.extend(run.notes.iter().map(|n| format!("note: {n}")));
+    lines.extend(config.notes.iter().chain(&run.notes).map(|n| format!("note: {n}")));
+    let differences = config.litgpt_differences();
+    if !differences.is_empty() {
+        lines.push("other than in LitGPT:".into());
+        lines.extend(differences.iter().map(|d| format!("  {d}")));
+    }
     lines
 }

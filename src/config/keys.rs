@@ -21,10 +21,12 @@ macro_rules! keys {
 }
 
 keys! {
-    "checkpoint_dir", "path", "(required)", "Hugging Face model directory to start from";
+    "checkpoint_dir", "path | Hub id", "(required)", "Hugging Face model directory to start from, or a model on the Hub such as HuggingFaceTB/SmolLM2-135M";
+    "revision", "text", "null", "branch, tag or commit of a model on the Hub; null: main";
+    "access_token", "text", "null", "token for gated and private repositories; null: $HF_TOKEN. It is never written or shown";
     "out_dir", "path", "out/finetune/lora", "where the run writes";
     "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
-    "precision", "32-true | bf16-true | 16-true", "bf16-true", "type of weights and activations; 16-true on CUDA only, and the default on cards without bf16";
+    "precision", "32-true | bf16-true | 16-true | bf16-mixed | 16-mixed", "bf16-true", "type of weights and activations; mixed: residual stream, norms, softmax and loss in f32; 16 on CUDA only, and 16-true the default on cards without bf16";
     "quantize", "bnb.nf4 | bnb.nf4-dq | null", "null", "4-bit base weights (QLoRA); -dq quantises the scales too";
     "lora_r", "integer", "8", "rank of the adapters";
     "lora_alpha", "number", "16", "adapters are scaled by lora_alpha / lora_r";
@@ -37,73 +39,79 @@ keys! {
     "lora_head", "bool", "false", "adapt lm_head";
     "lora_target_modules", "list | regex | all-linear", "null", "modules to adapt, as in PEFT; instead of the six switches";
     "adapter_path", "path", "null", "PEFT adapter directory to start from";
-    "data.class_path", "JSON", "(required)", "kind of data set";
-    "data.init_args.path", "path", "(required)", "JSON or JSONL file, or a directory with train and val files";
-    "data.init_args.val_split_fraction", "number", "0.05", "share of rows held out for validation";
-    "data.init_args.mask_prompt", "bool", "false", "train on answers only";
-    "data.init_args.prompt_style", "chat_template | alpaca | chatml | default", "null", "how instruction rows become text; null: the tokenizer's chat template, else alpaca";
+    "data.class_path", "class", "Alpaca", "data class: JSON, Alpaca, Alpaca2k, AlpacaGPT4, Dolly, LIMA, Deita, LongForm, FLAN, AlpacaVi, MultiTurnAlpacaVi, MuriITVi; `data: LIMA` works too";
+    "data.init_args.path", "path | Hub id", "null", "file, directory with training and validation files, or data set on the Hub; null: what the class reads by itself";
+    "data.init_args.val_path", "path", "null", "file or directory of the validation rows";
+    "data.init_args.download_dir", "path", "null", "where downloads of the class are kept; a file that is there is not fetched again; null: the class's own";
+    "data.init_args.file_name", "text", "null", "name of the class's file in download_dir";
+    "data.init_args.file_url", "URL", "null", "where the class's file is fetched from";
+    "data.init_args.url", "URL", "null", "where FLAN's files are fetched from";
+    "data.init_args.subsets", "list", "null", "FLAN's subsets, separated by commas; null: all";
+    "data.init_args.repo_id", "Hub id | path", "null", "data set on the Hub instead of the class's own";
+    "data.init_args.revision", "text", "null", "branch, tag or commit of the data set on the Hub; null: main";
+    "data.init_args.subset", "text", "null", "configuration of a data set that has several, such as a language";
+    "data.init_args.split", "text", "null", "training split, such as train, train_sft or train[:10%]";
+    "data.init_args.val_split", "text", "null", "validation split";
+    "data.init_args.access_token", "text", "null", "token for the data set's repository; null: `access_token`. It is never written or shown";
+    "data.init_args.val_split_fraction", "number", "0.05", "share of rows held out for validation where the data has no validation split; null: the class's own";
+    "data.init_args.columns", "map", "null", "where each part of a row is found: {instruction: title, output: text}";
+    "data.init_args.prompt_style", "style", "null", "how a prompt becomes text: chat_template, or a style of docs/prompt-styles.md; null: the tokenizer's chat template, else the class's style";
+    "data.init_args.prompt_style.init_args.system_message", "text", "null", "system text of a ChatML style";
+    "data.init_args.prompt_template", "text", "null", "text of the prompt with columns in braces, instead of a style";
+    "data.init_args.mask_prompt", "bool", "false", "train on answers only, as `train_on: assistant`";
+    "data.init_args.train_on", "assistant | all | last", "null", "what is trained: every answer, every token, or the last answer; null: as mask_prompt says";
+    "data.init_args.multi_turn", "conversation | pairs | first", "conversation", "keep conversations whole, train each exchange by itself, or the first one only";
+    "data.init_args.include_multiturn_conversations", "bool", "null", "false: only the first exchange of each conversation, as LitGPT does";
+    "data.init_args.max_samples", "integer", "null", "take this many rows at most";
+    "data.init_args.weight", "number", "1", "how often the rows of a set count in an epoch of a dataset_mix";
+    "data.init_args.dataset_mix", "list of sets", "null", "several data sets: each item may set any key of data.init_args for itself, `class_path` and `weight`";
+    "data.init_args.on_bad_row", "error | skip", "error", "what a row does that cannot be used; skipped rows are counted";
+    "data.init_args.ignore_index", "integer", "-100", "label that is not trained, in rows of input_ids and labels";
+    "data.init_args.num_workers", "integer", "null", "threads that read and tokenise rows; null: all cores";
     "data.init_args.seed", "integer", "42", "seed of split and shuffling";
     "train.global_batch_size", "integer", "16", "rows per optimizer step";
     "train.micro_batch_size", "integer", "1", "rows per forward pass";
+    "train.lr_scheduler", "cosine | linear | constant | wsd", "cosine", "how the learning rate falls after the warm-up";
     "train.lr_warmup_steps", "integer", "100", "steps of linear warm-up";
+    "train.lr_warmup_fraction", "number", "null", "warm-up as a fraction of an epoch, instead of lr_warmup_steps";
+    "train.lr_decay_fraction", "number", "0.1", "share of all steps in which wsd falls";
     "train.epochs", "integer", "5", "passes over the data";
+    "train.max_tokens", "integer", "null", "tokens to train on at most";
     "train.max_steps", "integer", "null", "optimizer steps at most";
+    "train.max_time", "number", "null", "seconds after which the run saves and ends, to be taken up again";
     "train.max_seq_length", "integer", "null", "longer rows are cut to this many tokens";
     "train.max_norm", "number", "null", "clip the gradient's global norm";
-    "train.min_lr", "number", "0", "rate at the end of the cosine";
+    "train.min_lr", "number", "0", "rate at the end of the schedule";
     "train.shuffle", "bool", "true", "shuffle rows each epoch";
     "train.save_interval", "integer", "1000", "steps between checkpoints; null for none";
+    "train.save_best", "bool", "false", "keep the adapter of the lowest validation loss in <out_dir>/best";
+    "train.early_stopping_patience", "integer", "null", "validations without a lower loss after which the run ends";
     "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory; auto: as little as fits";
     "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start, on a card 95 % of its memory";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";
     "eval.max_iters", "integer", "100", "micro-batches per validation during the run";
+    "eval.max_new_tokens", "integer", "100", "length of the sample answer at each validation; 0 for none";
+    "eval.evaluate_example", "first | random | N", "first", "validation row whose prompt is answered";
     "eval.initial_validation", "bool", "false", "validate before the first step";
     "eval.final_validation", "bool", "true", "validate after the last step";
-    "optimizer.class_path", "AdamW | PagedAdamW", "AdamW", "optimizer; `optimizer: AdamW` works too";
+    "optimizer.class_path", "AdamW | PagedAdamW | AdamW8bit | PagedAdamW8bit | Adam | SGD", "AdamW", "optimizer by torch's or bitsandbytes' name; `optimizer: AdamW` works too";
     "optimizer.init_args.lr", "number", "1e-3", "highest learning rate";
-    "optimizer.init_args.weight_decay", "number", "0.01", "decoupled weight decay";
+    "optimizer.init_args.weight_decay", "number", "0.01", "decoupled weight decay; of Adam and SGD a part of the gradient, 0 by default";
     "optimizer.init_args.betas", "[number, number]", "[0.9, 0.999]", "decay rates of the moments";
     "optimizer.init_args.eps", "number", "1e-8", "added to the root of the second moment";
-    "seed", "integer", "1337", "seed of initial values and dropout";
+    "optimizer.init_args.momentum", "number", "0", "momentum of SGD";
+    "optimizer.init_args.dampening", "number", "0", "dampening of SGD's momentum";
+    "optimizer.init_args.nesterov", "bool", "false", "Nesterov's momentum in SGD";
+    "logger_name", "csv | tensorboard", "csv", "metrics as a table or as TensorBoard's events, besides metrics.jsonl";
+    "log.project", "text", "null", "project of the run, in its model card";
+    "log.run", "text", "null", "name of the run, in its model card and as its TensorBoard directory";
+    "log.group", "text", "null", "group of the run, in its model card";
+    "save_merged", "bool", "false", "also write the base model with the adapter folded in, to <out_dir>/merged";
+    "merge.base", "dequant | original", "dequant", "what the adapter is folded into: weights as training saw them, or as they lie in the files";
+    "merge.tied_head", "untie | drop | error", "untie", "what becomes of an adapter on a head that is tied to the embedding";
+    "seed", "integer", "1337", "seed of initial values, dropout and samples";
 }
-
-/// Keys of LitGPT and its older versions that are written otherwise here, or not at all yet.
-pub(super) const FOREIGN: &[(&str, &str)] = &[
-    ("train.learning_rate", "write `optimizer.init_args.lr`"),
-    ("train.weight_decay", "write `optimizer.init_args.weight_decay`"),
-    ("train.beta1", "write `optimizer.init_args.betas`"),
-    ("train.beta2", "write `optimizer.init_args.betas`"),
-    ("io.checkpoint_dir", "write `checkpoint_dir`"),
-    ("io.out_dir", "write `out_dir`"),
-    ("data.init_args.mask_inputs", "write `data.init_args.mask_prompt`"),
-    ("data.init_args.test_split_fraction", "write `data.init_args.val_split_fraction`"),
-    ("train.tie_embeddings", "it is read from the model's config.json; remove it"),
-    ("train.max_tokens", "not supported yet; use `train.max_steps`"),
-    ("train.max_time", "not supported yet; remove it"),
-    ("train.lr_warmup_fraction", "not supported yet; use `train.lr_warmup_steps`"),
-    (
-        "eval.max_new_tokens",
-        "no samples are generated during training yet; remove it and use `vft generate`",
-    ),
-    (
-        "eval.evaluate_example",
-        "no samples are generated during training yet; remove it and use `vft generate`",
-    ),
-    ("data.init_args.ignore_index", "-100 is always the ignored label; remove it"),
-    ("data.init_args.num_workers", "rows are tokenised on all cores; remove it"),
-    (
-        "logger_name",
-        "`metrics.jsonl` is always written and no other logger is supported yet; remove it",
-    ),
-    ("log", "`metrics.jsonl` is always written and no other logger is supported yet; remove it"),
-    ("access_token", "models are read from disk; remove it and keep tokens out of files"),
-    ("devices", "one device is used; remove it"),
-    ("num_nodes", "one machine is used; remove it"),
-];
-
-/// Other spellings of a key.
-pub(super) const ALIASES: &[(&str, &str)] = &[("data.init_args.json_path", "data.init_args.path")];
 
 /// Help for every key, one line each.
 pub fn help() -> String {
@@ -112,4 +120,35 @@ pub fn help() -> String {
         format!("  --{:width$}  {} [{}; default {}]\n", k.name, k.help, k.kind, k.default)
     };
     KEYS.iter().map(line).collect()
+}
+
+/// The documentation of all keys in Markdown: what `docs/config.md` holds.
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Run config\n\n\
+         A run is one YAML file; `vft finetune --config run.yml`. Every key can be set on the command line too, as `--train.max_steps 10`, and the\n\
+         command line always wins. `--data.path` is short for `--data.init_args.path`, `--optimizer.lr` for `--optimizer.init_args.lr`, `--data LIMA` for\n\
+         `--data.class_path LIMA`. `vft finetune --config run.yml --print_config` shows what a run resolves to.\n\n\
+         Keys and their meaning are LitGPT's (`litgpt finetune_lora`); a file of LitGPT works as it is. Paths are relative to the working directory, else to\n\
+         the file. Numbers may be written as `1e-4`, `1_000` or `0x10`, truth values as `yes`, `no`, `on`, `off`, `true`, `false`; `null` means the default or none.\n\
+         An unknown key, a value of another type and keys that contradict each other are errors.\n",
+    );
+    let mut block = "";
+    for key in KEYS {
+        let own = key.name.rsplit_once('.').map_or("", |(block, _)| block);
+        let own = own.strip_suffix(".prompt_style.init_args").unwrap_or(own);
+        let own =
+            if own == "data.init_args" { "data" } else { own.split('.').next().unwrap_or("") };
+        if own != block || text.ends_with(".\n") {
+            let title = if own.is_empty() { "The run".to_owned() } else { format!("`{own}`") };
+            text += &format!(
+                "\n## {title}\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
+            );
+            block = own;
+        }
+        let cell = |t: &str| t.replace('|', "\\|");
+        let (kind, help) = (cell(key.kind), cell(key.help));
+        text += &format!("| `{}` | {kind} | {} | {help} |\n", key.name, key.default);
+    }
+    text
 }

@@ -23,20 +23,31 @@ impl RunConfig {
         overrides::apply(arguments, &mut read);
         let mut config = reader::run_config(read)?;
         if let Some(dir) = file.and_then(Path::parent) {
+            let mut beside_the_file = Vec::new();
             for path in config.input_paths() {
                 let beside = dir.join(&*path);
                 if path.is_relative() && !path.exists() && beside.exists() {
+                    beside_the_file.push(format!(
+                        "`{}` is read beside the config file, as it is not in the working directory",
+                        path.display()
+                    ));
                     *path = beside;
                 }
             }
+            config.notes.extend(beside_the_file);
         }
         Ok(config)
     }
 
     /// Paths that are read: relative to the working directory, else to the config file.
     fn input_paths(&mut self) -> Vec<&mut PathBuf> {
-        let mut paths = vec![&mut self.checkpoint_dir, &mut self.data.path];
+        let mut paths = vec![&mut self.checkpoint_dir];
         paths.extend(self.adapter_path.as_mut());
+        for set in &mut self.data.sets {
+            paths.extend(set.path.as_mut());
+            paths.extend(set.val_path.as_mut());
+            paths.push(&mut set.download_dir);
+        }
         paths
     }
 }

@@ -3,6 +3,10 @@
 //! text → `yaml` tree with places → `values` by the table of [`keys`] → `reader` → [`RunConfig`]. Every problem of a file is
 //! reported at once. Keys and their meaning are LitGPT's; scalars follow its rules (`scalar`).
 
+mod choices;
+pub mod class;
+mod compat;
+mod foreign;
 pub mod keys;
 mod load;
 mod overrides;
@@ -13,4 +17,5 @@ mod scalar;
 mod values;
 mod yaml;
 
+pub use choices::*;
 pub use run_config::*;

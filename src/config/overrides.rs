@@ -1,7 +1,6 @@
 //! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
 
-use super::keys::KEYS;
-use super::values::{Values, split_block};
+use super::values::{Values, key_of};
 use super::yaml::{self, Node, Value};
 use crate::error::Problem;
 use std::path::Path;
@@ -42,7 +41,8 @@ fn long_name(key: &str) -> String {
 }
 
 fn set(key: &str, text: &str, read: &mut Values) {
-    let flow = text.trim_start().starts_with(['[', '{']);
+    let is_text = key_of(key).is_some_and(|k| k.kind == "text");
+    let flow = !is_text && text.trim_start().starts_with(['[', '{']);
     let node = if flow {
         match yaml::parse(Path::new(&format!("--{key}")), text) {
             Ok(node) => node,
@@ -51,19 +51,10 @@ fn set(key: &str, text: &str, read: &mut Values) {
     } else {
         Node::text(text)
     };
-    let style = "data.init_args.prompt_style";
-    if key == style
-        && let Value::Map(items) = &node.value
-        && let [(name, class)] = items.as_slice()
-        && name.name == "class_path"
-    {
-        return read.set(style, class.clone(), None);
-    }
     // A whole block at once: `--data '{class_path: JSON, init_args: {path: rows.jsonl}}'`.
-    let block = key.strip_suffix(".class_path").unwrap_or(key);
-    let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{block}.")));
-    if is_block && matches!(node.value, Value::Map(_)) {
-        return split_block(None, block, &node, read);
-    }
-    read.set(key, node, None);
+    let key = match node.value {
+        Value::Map(_) => key.strip_suffix(".class_path").unwrap_or(key),
+        _ => key,
+    };
+    read.take(key, &node, None);
 }

@@ -1,9 +1,11 @@
 //! The resolved config as YAML: every key with the value that the run uses, readable by [`RunConfig::load`] again.
 
+use super::choices::*;
 use super::keys::KEYS;
 use super::run_config::*;
 use super::yaml::{Node, Value};
 use std::fmt::Write;
+use std::path::Path;
 
 /// A node in YAML's flow style.
 pub(super) fn flow(node: &Node) -> String {
@@ -32,13 +34,75 @@ fn or_null<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "null".into(), |v| v.to_string())
 }
 
+fn path(path: &Path) -> String {
+    quote(&path.to_string_lossy())
+}
+
+/// The value of a set's key; `None` where it is another's or stands for nothing.
+fn set_value(set: &SetSection, key: &str) -> Option<String> {
+    if !set.class.takes(key) {
+        return None;
+    }
+    let text = |t: &Option<String>| t.as_deref().map(quote);
+    match key {
+        "class_path" => Some(format!("{}.{}", set.class.module, set.class.name)),
+        "path" => set.path.as_deref().map(path),
+        "val_path" => set.val_path.as_deref().map(path),
+        "download_dir" => Some(path(&set.download_dir)),
+        "file_name" => text(&set.file_name),
+        "file_url" => text(&set.file_url),
+        "url" => text(&set.url),
+        "subsets" if set.subsets.is_empty() => None,
+        "subsets" => Some(format!("[{}]", set.subsets.join(", "))),
+        "repo_id" => text(&set.repo_id),
+        "revision" => text(&set.revision),
+        "subset" => text(&set.subset),
+        "split" => text(&set.split),
+        "val_split" => text(&set.val_split),
+        "val_split_fraction" => set.val_split_fraction.map(|f| f.to_string()),
+        "columns" if set.columns.is_empty() => None,
+        "columns" => {
+            let pairs = set.columns.iter().map(|(k, v)| format!("{k}: {}", quote(v)));
+            Some(format!("{{{}}}", pairs.collect::<Vec<_>>().join(", ")))
+        }
+        // The class path is a key of its own where the style has arguments.
+        "prompt_style" => match (&set.prompt_style, &set.system_message) {
+            (Some(style), Some(system)) => Some(format!(
+                "{{class_path: {}, init_args: {{system_message: {}}}}}",
+                quote(style),
+                quote(system)
+            )),
+            (style, _) => text(style),
+        },
+        "prompt_template" => text(&set.prompt_template),
+        "train_on" => Some(set.train_on.to_string()),
+        "multi_turn" => Some(set.multi_turn.to_string()),
+        "max_samples" => set.max_samples.map(|n| n.to_string()),
+        _ => None,
+    }
+}
+
 impl RunConfig {
+    /// The items of a mix, in YAML's flow style.
+    fn mix(&self) -> String {
+        let item = |set: &SetSection| {
+            let names = KEYS.iter().filter_map(|k| k.name.strip_prefix("data.init_args."));
+            let pairs = ["class_path"].into_iter().chain(names);
+            let mut parts: Vec<String> =
+                pairs.filter_map(|k| Some(format!("{k}: {}", set_value(set, k)?))).collect();
+            parts.push(format!("weight: {}", set.weight));
+            format!("{{{}}}", parts.join(", "))
+        };
+        format!("[{}]", self.data.sets.iter().map(item).collect::<Vec<_>>().join(", "))
+    }
+
     /// The value of a key as YAML; `None` where another key says it.
     fn value(&self, key: &str) -> Option<String> {
         let (t, e, o) = (&self.train, &self.eval, &self.optimizer);
-        let path = |p: &std::path::Path| quote(&p.to_string_lossy());
+        let sgd = o.kind == OptimizerKind::Sgd;
         Some(match key {
             "checkpoint_dir" => path(&self.checkpoint_dir),
+            "revision" => or_null(self.revision.as_deref().map(quote)),
             "out_dir" => path(&self.out_dir),
             "device" => self.device.to_string(),
             "precision" => self.precision.to_string(),
@@ -55,14 +119,25 @@ impl RunConfig {
                 }
             },
             "adapter_path" => or_null(self.adapter_path.as_deref().map(path)),
-            "data.class_path" => "JSON".into(),
-            "data.init_args.path" => path(&self.data.path),
-            "data.init_args.val_split_fraction" => or_null(self.data.val_split_fraction),
-            "data.init_args.mask_prompt" => self.data.mask_prompt.to_string(),
-            "data.init_args.prompt_style" => or_null(self.data.prompt_style.as_deref().map(quote)),
+            "data.init_args.dataset_mix" if self.data.mixed => self.mix(),
+            "data.init_args.on_bad_row" => self.data.on_bad_row.to_string(),
+            "data.init_args.ignore_index" => self.data.ignore_index.to_string(),
+            "data.init_args.num_workers" => or_null(self.data.num_workers),
             "data.init_args.seed" => self.data.seed.to_string(),
+            _ if key.starts_with("data.") => {
+                let set = self.data.sets.first().filter(|_| !self.data.mixed)?;
+                return set_value(set, key.strip_prefix("data.init_args.").unwrap_or("class_path"));
+            }
             "train.global_batch_size" => t.global_batch_size.to_string(),
             "train.micro_batch_size" => t.micro_batch_size.to_string(),
+            "train.lr_scheduler" => t.lr_scheduler.to_string(),
+            "train.lr_warmup_fraction" => or_null(t.lr_warmup_fraction),
+            "train.lr_decay_fraction" if t.lr_scheduler != Scheduler::Wsd => return None,
+            "train.lr_decay_fraction" => t.lr_decay_fraction.to_string(),
+            "train.max_tokens" => or_null(t.max_tokens),
+            "train.max_time" => or_null(t.max_time),
+            "train.save_best" => t.save_best.to_string(),
+            "train.early_stopping_patience" => or_null(t.early_stopping_patience),
             "train.lr_warmup_steps" => t.lr_warmup_steps.to_string(),
             "train.epochs" => or_null(t.epochs),
             "train.max_steps" => or_null(t.max_steps),
@@ -76,16 +151,26 @@ impl RunConfig {
             "train.log_interval" => t.log_interval.to_string(),
             "eval.interval" => e.interval.to_string(),
             "eval.max_iters" => e.max_iters.to_string(),
+            "eval.max_new_tokens" => e.max_new_tokens.to_string(),
+            "eval.evaluate_example" => e.evaluate_example.to_string(),
             "eval.initial_validation" => e.initial_validation.to_string(),
             "eval.final_validation" => e.final_validation.to_string(),
-            "optimizer.class_path" => match o.kind {
-                OptimizerKind::AdamW => "AdamW".into(),
-                OptimizerKind::PagedAdamW => "PagedAdamW".into(),
-            },
+            "optimizer.class_path" => o.kind.to_string(),
             "optimizer.init_args.lr" => o.lr.to_string(),
             "optimizer.init_args.weight_decay" => o.weight_decay.to_string(),
+            "optimizer.init_args.betas" | "optimizer.init_args.eps" if sgd => return None,
+            "optimizer.init_args.momentum" if sgd => o.momentum.to_string(),
+            "optimizer.init_args.dampening" if sgd => o.dampening.to_string(),
+            "optimizer.init_args.nesterov" if sgd => o.nesterov.to_string(),
             "optimizer.init_args.betas" => format!("[{}, {}]", o.betas[0], o.betas[1]),
             "optimizer.init_args.eps" => o.eps.to_string(),
+            "logger_name" => self.logger_name.to_string(),
+            "log.project" => or_null(self.log.project.as_deref().map(quote)),
+            "log.run" => or_null(self.log.run.as_deref().map(quote)),
+            "log.group" => or_null(self.log.group.as_deref().map(quote)),
+            "save_merged" => self.save_merged.to_string(),
+            "merge.base" if self.save_merged => self.merge.base.to_string(),
+            "merge.tied_head" if self.save_merged => self.merge.tied_head.to_string(),
             "seed" => self.seed.to_string(),
             _ => return None,
         })

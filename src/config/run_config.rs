@@ -1,175 +1,10 @@
 //! What a run is: the checked values of all keys.
 
+use super::choices::*;
+use super::class::DataClass;
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-
-/// Where a run computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The first CUDA device if there is one that works, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => number
-                .map(Self::Cuda)
-                .ok_or_else(|| format!("`{text}` is no device; write auto, cpu, cuda or cuda:1")),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(n) => write!(f, "cuda:{n}"),
-        }
-    }
-}
-
-/// Type of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// f32 throughout.
-    F32,
-    /// bf16 weights and activations, f32 sums, adapters and optimizer.
-    Bf16,
-    /// f16 weights and activations with a dynamic loss scale, f32 sums, adapters and optimizer; on CUDA only.
-    F16,
-}
-
-impl FromStr for Precision {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "32-true" | "32" => Ok(Self::F32),
-            "bf16-true" | "bf16" => Ok(Self::Bf16),
-            "16-true" | "16" => Ok(Self::F16),
-            _ => {
-                Err(format!("`{text}` is not supported; `32-true`, `bf16-true` and `16-true` are"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "32-true",
-            Self::Bf16 => "bf16-true",
-            Self::F16 => "16-true",
-        })
-    }
-}
-
-/// 4-bit base weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantize {
-    /// NF4 with f32 scales.
-    Nf4,
-    /// NF4 with scales quantised again.
-    Nf4Dq,
-}
-
-impl FromStr for Quantize {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("bnb.").unwrap_or(text) {
-            "nf4" => Ok(Self::Nf4),
-            "nf4-dq" => Ok(Self::Nf4Dq),
-            _ => Err(format!("`{text}` is not supported; `bnb.nf4` and `bnb.nf4-dq` are")),
-        }
-    }
-}
-
-impl fmt::Display for Quantize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Nf4 { "bnb.nf4" } else { "bnb.nf4-dq" })
-    }
-}
-
-/// What layers compute again in the backward pass instead of keeping it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checkpointing {
-    /// The fastest of the others that fits the memory.
-    Auto,
-    /// Nothing.
-    None,
-    /// The wide tensors of the MLP.
-    Mlp,
-    /// Everything but the layer's input.
-    Full,
-}
-
-impl FromStr for Checkpointing {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            "mlp" => Ok(Self::Mlp),
-            "full" => Ok(Self::Full),
-            _ => Err(format!("`{text}` is none of auto, none, mlp and full")),
-        }
-    }
-}
-
-impl fmt::Display for Checkpointing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::None => "none",
-            Self::Mlp => "mlp",
-            Self::Full => "full",
-        })
-    }
-}
-
-/// An amount of memory: `8GiB`, `512 MiB`, `2GB` or bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, f64); 6] = [
-            ("KiB", 1024.0),
-            ("MiB", 1_048_576.0),
-            ("GiB", 1_073_741_824.0),
-            ("MB", 1e6),
-            ("GB", 1e9),
-            ("", 1.0),
-        ];
-        let text = text.trim();
-        let read = |(unit, bytes): &(&str, f64)| {
-            let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-            (number > 0.0 && number.is_finite()).then_some(Self((number * bytes) as u64))
-        };
-        let size = UNITS.iter().find_map(read);
-        size.ok_or_else(|| format!("`{text}` is no size; write 6GiB, 800MiB or a number of bytes"))
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 /// Which modules get an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,14 +27,48 @@ pub struct LoraSection {
     pub targets: TargetModules,
 }
 
+/// One set of rows: `data.init_args`, or an item of its `dataset_mix`.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "fields carry the names of the keys, which the table documents")]
+pub struct SetSection {
+    /// The key in front of this set's keys.
+    pub prefix: String,
+    pub class: &'static DataClass,
+    pub path: Option<PathBuf>,
+    pub val_path: Option<PathBuf>,
+    pub download_dir: PathBuf,
+    pub file_name: Option<String>,
+    pub file_url: Option<String>,
+    pub url: Option<String>,
+    pub subsets: Vec<String>,
+    pub repo_id: Option<String>,
+    pub revision: Option<String>,
+    pub subset: Option<String>,
+    pub split: Option<String>,
+    pub val_split: Option<String>,
+    pub val_split_fraction: Option<f64>,
+    pub columns: BTreeMap<String, String>,
+    pub prompt_style: Option<String>,
+    pub system_message: Option<String>,
+    pub prompt_template: Option<String>,
+    pub train_on: TrainOn,
+    pub multi_turn: MultiTurn,
+    pub max_samples: Option<usize>,
+    pub weight: f64,
+}
+
 /// The `data` block.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "fields carry the names of the keys, which the table documents")]
 pub struct DataSection {
-    pub path: PathBuf,
-    pub val_split_fraction: Option<f64>,
-    pub mask_prompt: bool,
-    pub prompt_style: Option<String>,
+    /// The sets, at least one.
+    pub sets: Vec<SetSection>,
+    /// Whether the sets are items of `dataset_mix`.
+    pub mixed: bool,
+    pub on_bad_row: OnBadRow,
+    pub ignore_index: i64,
+    pub num_workers: Option<usize>,
+    pub access_token: Option<Secret>,
     pub seed: u64,
 }
 
@@ -209,14 +78,21 @@ pub struct DataSection {
 pub struct TrainSection {
     pub global_batch_size: usize,
     pub micro_batch_size: usize,
+    pub lr_scheduler: Scheduler,
     pub lr_warmup_steps: usize,
+    pub lr_warmup_fraction: Option<f64>,
+    pub lr_decay_fraction: f64,
     pub epochs: Option<usize>,
+    pub max_tokens: Option<usize>,
     pub max_steps: Option<usize>,
+    pub max_time: Option<f64>,
     pub max_seq_length: Option<usize>,
     pub max_norm: Option<f64>,
     pub min_lr: f64,
     pub shuffle: bool,
     pub save_interval: Option<usize>,
+    pub save_best: bool,
+    pub early_stopping_patience: Option<usize>,
     pub gradient_checkpointing: Checkpointing,
     pub max_memory: Option<Size>,
     pub log_interval: usize,
@@ -228,17 +104,10 @@ pub struct TrainSection {
 pub struct EvalSection {
     pub interval: usize,
     pub max_iters: usize,
+    pub max_new_tokens: usize,
+    pub evaluate_example: EvaluateExample,
     pub initial_validation: bool,
     pub final_validation: bool,
-}
-
-/// The optimizers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OptimizerKind {
-    /// AdamW.
-    AdamW,
-    /// AdamW whose state may be paged out of device memory; on the CPU it is ordinary memory.
-    PagedAdamW,
 }
 
 /// The `optimizer` block.
@@ -250,6 +119,26 @@ pub struct OptimizerSection {
     pub weight_decay: f64,
     pub betas: [f64; 2],
     pub eps: f64,
+    pub momentum: f64,
+    pub dampening: f64,
+    pub nesterov: bool,
+}
+
+/// The `log` block: what the run is called in its model card and its TensorBoard directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields carry the names of the keys, which the table documents")]
+pub struct LogSection {
+    pub project: Option<String>,
+    pub run: Option<String>,
+    pub group: Option<String>,
+}
+
+/// The `merge` block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields carry the names of the keys, which the table documents")]
+pub struct MergeSection {
+    pub base: MergeBase,
+    pub tied_head: TiedHead,
 }
 
 /// A run, checked as far as the file alone allows.
@@ -257,6 +146,8 @@ pub struct OptimizerSection {
 #[expect(missing_docs, reason = "fields carry the names of the keys, which the table documents")]
 pub struct RunConfig {
     pub checkpoint_dir: PathBuf,
+    pub revision: Option<String>,
+    pub access_token: Option<Secret>,
     pub out_dir: PathBuf,
     pub device: Device,
     pub precision: Precision,
@@ -267,11 +158,17 @@ pub struct RunConfig {
     pub train: TrainSection,
     pub eval: EvalSection,
     pub optimizer: OptimizerSection,
+    pub logger_name: LoggerName,
+    pub log: LogSection,
+    pub save_merged: bool,
+    pub merge: MergeSection,
     pub seed: u64,
     /// Where each written key stands.
     pub places: BTreeMap<String, Place>,
     /// The keys as written or set on the command line, in the order of the table.
     pub written: Vec<(String, String)>,
+    /// What the reader of the config should know.
+    pub notes: Vec<String>,
 }
 
 impl RunConfig {
@@ -293,5 +190,12 @@ impl RunConfig {
             Some(place) => Problem { place: Some(place.clone()), message, hint: None },
             None => Problem::new(message),
         }
+    }
+}
+
+impl SetSection {
+    /// The full name of one of this set's keys.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
     }
 }

@@ -1,11 +1,55 @@
 //! The values of keys with their places: flattened from a YAML tree or set one by one, names checked, read as types on demand.
 
-use super::keys::{ALIASES, FOREIGN, KEYS};
+use super::foreign::{ALIASES, FOREIGN, Foreign};
+use super::keys::{KEYS, KeyInfo};
 use super::scalar;
-use super::yaml::{Node, Value};
+use super::yaml::{Key, Node, Value};
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The key of a list of data sets.
+pub(super) const MIX: &str = "data.init_args.dataset_mix";
+
+/// Keys of `data.init_args` that belong to all sets of a mix together.
+const OF_THE_WHOLE: &[&str] = &["dataset_mix", "on_bad_row", "ignore_index", "num_workers", "seed"];
+
+/// The name of a key in the table: that of `data.init_args` for an item of a mix.
+pub(super) fn plain(name: &str) -> String {
+    let item = name.strip_prefix(MIX).and_then(|rest| rest.strip_prefix('[')?.split_once("]."));
+    match item {
+        Some((_, "class_path")) => "data.class_path".into(),
+        Some((_, rest)) => format!("data.init_args.{rest}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The table's entry for a key; keys of all sets together are none of an item's.
+pub(super) fn key_of(name: &str) -> Option<&'static KeyInfo> {
+    let plain = plain(name);
+    let of_the_whole =
+        plain.strip_prefix("data.init_args.").is_some_and(|k| OF_THE_WHOLE.contains(&k));
+    if plain != name && of_the_whole {
+        return None;
+    }
+    KEYS.iter().find(|k| k.name == plain)
+}
+
+/// The name under which a key is kept: aliases are resolved, in items of a mix too.
+fn real_name(name: &str) -> String {
+    let plain = plain(name);
+    match ALIASES.iter().find(|(alias, _)| *alias == plain) {
+        Some((alias, real)) => {
+            let ends = |text: &str| text.strip_prefix("data.init_args.").map(str::to_owned);
+            match (ends(alias), ends(real)) {
+                (Some(alias), Some(real)) => format!("{}{real}", &name[..name.len() - alias.len()]),
+                _ => (*real).to_owned(),
+            }
+        }
+        None => name.to_owned(),
+    }
+}
 
 /// Keys read so far, with their places, and the problems found on the way.
 #[derive(Default)]
@@ -14,6 +58,10 @@ pub(super) struct Values {
     pub(super) problems: Vec<Problem>,
     /// The file, for what is missing in it.
     pub(super) path: Option<PathBuf>,
+    /// What the reader of the config should know.
+    pub(super) notes: Vec<String>,
+    /// The number of sets in `dataset_mix`.
+    pub(super) mix: usize,
 }
 
 impl Values {
@@ -38,66 +86,129 @@ impl Values {
             let name =
                 if prefix.is_empty() { key.name.clone() } else { format!("{prefix}.{}", key.name) };
             let place = Place { path: path.into(), line: key.line, column: key.column };
-            let is_block = KEYS.iter().any(|k| k.name.starts_with(&format!("{name}.")));
-            match &value.value {
-                Value::Map(_) if name == "data.init_args.prompt_style" => {
-                    self.flatten(path, &name, value);
-                    if let Some((style, place)) =
-                        self.values.remove("data.init_args.prompt_style.class_path")
-                    {
-                        self.set(&name, style, place);
+            self.take(&name, value, Some(place));
+        }
+    }
+
+    /// A key or a block of keys, from the file (with its place) or from the command line.
+    pub(super) fn take(&mut self, name: &str, value: &Node, place: Option<Place>) {
+        let is_key = key_of(name).is_some();
+        let prefix = format!("{}.", plain(name));
+        let is_block = KEYS.iter().any(|k| k.name.starts_with(&prefix))
+            || FOREIGN.iter().any(|f| f.name.starts_with(&prefix));
+        match &value.value {
+            Value::Seq(items) if name == MIX => self.take_mix(items, place),
+            Value::Map(_) if is_block => match place {
+                Some(place) => self.flatten(&place.path, name, value),
+                None => self.flatten_unplaced(name, value),
+            },
+            Value::Scalar { .. } if is_block && matches!(name, "optimizer" | "data") => {
+                self.set(&format!("{name}.class_path"), value.clone(), place);
+            }
+            Value::Scalar { text, quoted } if is_block && !is_key => {
+                if !scalar::is_null(text, *quoted) {
+                    self.problems.push(Problem {
+                        place,
+                        message: format!("`{name}` is a block of keys, not `{text}`"),
+                        hint: None,
+                    });
+                }
+            }
+            Value::Seq(_) if is_block => self.problems.push(Problem {
+                place,
+                message: format!("`{name}` is a block of keys, not a list"),
+                hint: None,
+            }),
+            _ => self.set(name, value.clone(), place),
+        }
+    }
+
+    fn flatten_unplaced(&mut self, prefix: &str, node: &Node) {
+        let Value::Map(items) = &node.value else { return };
+        for (key, value) in items {
+            self.take(&format!("{prefix}.{}", key.name), value, None);
+        }
+    }
+
+    /// The items of a mix: blocks whose keys are those of `data.init_args`, with or without `init_args` round them.
+    fn take_mix(&mut self, items: &[Node], place: Option<Place>) {
+        self.values.retain(|k, _| !k.starts_with(MIX));
+        self.mix = items.len();
+        for (i, item) in items.iter().enumerate() {
+            let Value::Map(keys) = &item.value else {
+                let message = format!("`{MIX}[{i}]` is no block of keys");
+                self.problems.push(Problem { place: place.clone(), message, hint: None });
+                continue;
+            };
+            for (key, value) in keys {
+                let at = place.as_ref().map(|p| Place {
+                    line: key.line,
+                    column: key.column,
+                    ..p.clone()
+                });
+                let inner = match &value.value {
+                    Value::Map(inner) if key.name == "init_args" => inner.as_slice(),
+                    _ => {
+                        self.take(&format!("{MIX}[{i}].{}", key.name), value, at);
+                        continue;
                     }
+                };
+                for (key, value) in inner {
+                    let at = place.as_ref().map(|p| Place {
+                        line: key.line,
+                        column: key.column,
+                        ..p.clone()
+                    });
+                    self.take(&format!("{MIX}[{i}].{}", key.name), value, at);
                 }
-                Value::Map(_) if is_block => self.flatten(path, &name, value),
-                Value::Scalar { text, .. } if name == "optimizer" => {
-                    self.set("optimizer.class_path", Node::text(text), Some(place));
-                }
-                Value::Scalar { text, .. } if name == "data" => {
-                    self.set("data.class_path", Node::text(text), Some(place));
-                }
-                Value::Seq(_) if is_block => self.problems.push(Problem {
-                    place: Some(place),
-                    message: format!("`{name}` is a block of keys, not a list"),
-                    hint: None,
-                }),
-                Value::Scalar { text, quoted } if is_block => {
-                    if !scalar::is_null(text, *quoted) {
-                        self.problems.push(Problem {
-                            place: Some(place),
-                            message: format!("`{name}` is a block of keys, not `{text}`"),
-                            hint: None,
-                        });
-                    }
-                }
-                _ => self.set(&name, value.clone(), Some(place)),
             }
         }
     }
 
     /// Sets a key; an unknown one becomes a problem with a hint.
     pub(super) fn set(&mut self, name: &str, node: Node, place: Option<Place>) {
-        let name = ALIASES.iter().find(|(a, _)| *a == name).map_or(name, |(_, real)| real);
-        let null =
-            matches!(&node.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
-        let known =
-            KEYS.iter().any(|k| k.name == name) || name == "data.init_args.prompt_style.class_path";
-        if known && place.is_some() && self.is_written(name) {
-            let message = format!("`{name}` is written twice, under two names");
-            self.problems.push(Problem { place, message, hint: None });
-        } else if known {
-            self.values.insert(name.to_owned(), (node, place));
-        } else if let Some((_, way)) =
-            FOREIGN.iter().find(|(k, _)| *k == name || name.starts_with(&format!("{k}.")))
+        let name = &real_name(name);
+        let text = match &node.value {
+            Value::Scalar { text, quoted } if scalar::is_null(text, *quoted) => None,
+            Value::Scalar { text, .. } => Some(text.as_str()),
+            _ => Some(""),
+        };
+        if key_of(name).is_some() {
+            if place.is_some() && self.is_written(name) {
+                let message = format!("`{name}` is written twice, under two names");
+                self.problems.push(Problem { place, message, hint: None });
+            } else {
+                self.values.insert(name.clone(), (node, place));
+            }
+            return;
+        }
+        if let Some((map, part)) = name.rsplit_once('.')
+            && map.ends_with(".columns")
+            && key_of(map).is_some()
         {
-            let harmless = matches!(&node.value, Value::Scalar { text, .. }
-                if (name == "devices" && matches!(text.as_str(), "1" | "auto")) || (name == "num_nodes" && text == "1"));
-            if !null && !harmless {
+            return self.set_column(map, part, node, place);
+        }
+        let plain = plain(name);
+        let foreign = |f: &&Foreign| plain == f.name || plain.starts_with(&format!("{}.", f.name));
+        if let Some(foreign) = FOREIGN.iter().find(foreign) {
+            if text.is_some_and(|t| !foreign.harmless.contains(&t)) {
                 let message = format!("`{name}` does not work here");
-                self.problems.push(Problem { place, message, hint: Some((*way).to_owned()) });
+                self.problems.push(Problem { place, message, hint: Some(foreign.way.to_owned()) });
             }
         } else {
             let message = format!("unknown key `{name}`");
-            self.problems.push(Problem { place, message, hint: nearest(name) });
+            self.problems.push(Problem { place, message, hint: nearest(&plain) });
+        }
+    }
+
+    /// One column of the map `columns`, given by itself on the command line.
+    fn set_column(&mut self, map: &str, part: &str, node: Node, place: Option<Place>) {
+        let key = Key { name: part.to_owned(), line: node.line, column: node.column };
+        let empty = Node { value: Value::Map(Vec::new()), line: 0, column: 0 };
+        let (whole, _) = self.values.entry(map.to_owned()).or_insert((empty, place));
+        if let Value::Map(items) = &mut whole.value {
+            items.retain(|(k, _)| k.name != part);
+            items.push((key, node));
         }
     }
 
@@ -117,6 +228,12 @@ impl Values {
 
     pub(super) fn is_written(&self, key: &str) -> bool {
         self.values.contains_key(key)
+    }
+
+    /// Whether a key is written and not null.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        let null = |n: &Node| matches!(&n.value, Value::Scalar { text, quoted } if scalar::is_null(text, *quoted));
+        self.values.get(key).is_some_and(|(node, _)| !null(node))
     }
 
     /// The scalar of a key: `None` if it is absent, `Some(None)` if null.
@@ -142,6 +259,11 @@ impl Values {
             self.problem(key, &message);
             default
         })
+    }
+
+    /// One of a few words, or anything else that reads itself.
+    pub(super) fn choice<T: FromStr<Err = String>>(&mut self, key: &str, default: T) -> T {
+        self.read(key, default, str::parse)
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
@@ -191,22 +313,24 @@ pub(super) fn whole(text: &str, least: i64) -> Result<usize, String> {
     Ok(n as usize)
 }
 
-/// A block given on the command line as one value: `optimizer: {class_path, init_args}`.
-pub(super) fn split_block(place: Option<Place>, prefix: &str, node: &Node, read: &mut Values) {
-    let Value::Map(items) = &node.value else { return read.set(prefix, node.clone(), place) };
-    for (key, value) in items {
-        split_block(place.clone(), &format!("{prefix}.{}", key.name), value, read);
-    }
-}
-
-/// "did you mean" for an unknown key: the closest name, or the same last word elsewhere.
+/// "did you mean" for an unknown key: the closest key or block of the same block, else the same last word elsewhere.
 fn nearest(name: &str) -> Option<String> {
-    let last = |n: &str| n.rsplit('.').next().unwrap_or_default().to_owned();
-    let score = |k: &str| {
-        let whole = strsim::normalized_damerau_levenshtein(k, name);
-        whole.max(strsim::normalized_damerau_levenshtein(&last(k), &last(name)) - 0.05)
+    let split = |n: &str| match n.rsplit_once('.') {
+        Some((block, last)) => (block.to_owned(), last.to_owned()),
+        None => (String::new(), n.to_owned()),
     };
-    let best = KEYS.iter().map(|k| (score(k.name), k.name)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let (block, last) = split(name);
+    let alike = strsim::normalized_damerau_levenshtein;
+    let edits = |k: &str| strsim::damerau_levenshtein(&split(k).1, &last);
+    let score = |k: &str| {
+        let (its_block, its_last) = split(k);
+        // One slip of the hand in the same block is what it most likely is, however short the word.
+        let slip = if its_block == block && edits(k) == 1 { 1.0 } else { 0.0 };
+        alike(k, name).max(alike(&its_last, &last) - 0.05).max(slip)
+    };
+    let blocks = KEYS.iter().flat_map(|k| k.name.match_indices('.').map(|(i, _)| &k.name[..i]));
+    let names = KEYS.iter().map(|k| k.name).chain(blocks);
+    let best = names.map(|k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0))?;
     let all = || "`vft finetune --help` lists every key".to_owned();
     Some(if best.0 > 0.6 { format!("did you mean `{}`?", best.1) } else { all() })
 }

@@ -31,6 +31,11 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
         let message = format!("`--threads`: {threads} is more than {MOST_THREADS}");
         return Err(UserError::from(Problem::new(message).hint("0 takes all cores")).into());
     }
+    if let Some(mixed @ (Precision::Bf16Mixed | Precision::F16Mixed)) = precision {
+        let problem = Problem::new(format!("`precision: {mixed}` is not supported yet"));
+        let hint = "bf16-true keeps adapters, gradients and optimizer in f32 and sums in f32";
+        return Err(UserError::from(problem.hint(hint)).into());
+    }
     let mut notes = Vec::new();
     let gpu = match device {
         Device::Cpu => None,
@@ -99,7 +104,7 @@ pub fn has_bf16(gpu: &Gpu) -> bool {
 /// The dtype of weights and activations.
 pub fn dtype(precision: Precision) -> DType {
     match precision {
-        Precision::F32 => DType::F32,
+        Precision::F32 | Precision::Bf16Mixed | Precision::F16Mixed => DType::F32,
         Precision::Bf16 => DType::BF16,
         Precision::F16 => DType::F16,
     }

@@ -98,7 +98,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         }
     };
 
-    let style = match &config.data.prompt_style {
+    let set = &config.data.sets[0];
+    let style = match &set.prompt_style {
         Some(name) => Some(
             Style::named(name)
                 .map_err(|e| UserError::from(config.problem("data.init_args.prompt_style", e)))?,
@@ -107,8 +108,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     };
     let options = Options {
         style,
-        mask_prompt: config.data.mask_prompt,
-        val_split_fraction: config.data.val_split_fraction,
+        mask_prompt: set.train_on != crate::config::TrainOn::All,
+        val_split_fraction: set.val_split_fraction,
         shuffle: t.shuffle,
         seed: config.data.seed,
         max_seq_length: t.max_seq_length,
@@ -116,7 +117,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         vocab: spec.vocab,
     };
     debug!(tokens = tokenizer.vocab_size(), "tokenizer read");
-    let data = DataSet::load(&config.data.path, &tokenizer, &options)?;
+    let data = DataSet::load(set.path.as_deref().unwrap_or(Path::new("")), &tokenizer, &options)?;
     debug!(rows = data.census.rows, tokens = data.census.tokens, "rows encoded");
 
     let steps_per_epoch = data.train.len().div_ceil(t.global_batch_size);

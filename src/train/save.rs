@@ -31,11 +31,12 @@ fn resolved(config: &RunConfig, run: &Run) -> RunConfig {
     config.precision = run.precision;
     (config.lora.r, config.lora.alpha, config.lora.dropout) =
         (run.lora.r, run.lora.alpha, run.lora.dropout);
-    let adapter = config.adapter_path.as_mut();
-    for path in [&mut config.checkpoint_dir, &mut config.data.path, &mut config.out_dir] {
-        *path = absolute(path);
-    }
-    if let Some(path) = adapter {
+    let sets = config.data.sets.iter_mut();
+    let of_sets =
+        sets.flat_map(|s| [s.path.as_mut(), s.val_path.as_mut(), Some(&mut s.download_dir)]);
+    let others =
+        [Some(&mut config.checkpoint_dir), Some(&mut config.out_dir), config.adapter_path.as_mut()];
+    for path in of_sets.chain(others).flatten() {
         *path = absolute(path);
     }
     config

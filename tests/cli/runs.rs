@@ -326,7 +326,7 @@ fn a_whole_block_can_be_set_on_the_command_line() {
         "--print_config",
     ]);
     let text = String::from_utf8_lossy(&output.stdout);
-    for line in ["mask_prompt: true", "epochs: 2", "max_norm: 0.5"] {
+    for line in ["train_on: assistant", "epochs: 2", "max_norm: 0.5"] {
         assert!(text.contains(line), "`{line}` is not in:\n{text}{}", stderr(&output));
     }
 }

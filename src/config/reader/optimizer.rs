@@ -1,0 +1,64 @@
+//! The `optimizer` block.
+
+use super::super::choices::OptimizerKind;
+use super::super::run_config::OptimizerSection;
+use super::super::scalar;
+use super::super::values::Values;
+use super::super::yaml::{Node, Value};
+use super::POSITIVE;
+
+const MOMENTS: &[&str] = &["betas", "eps"];
+const SGD_ONLY: &[&str] = &["momentum", "dampening", "nesterov"];
+
+/// The optimizer with its arguments; arguments of another optimizer are problems.
+pub(super) fn optimizer(r: &mut Values) -> OptimizerSection {
+    let kind = r.choice("optimizer.class_path", OptimizerKind::AdamW);
+    let sgd = kind == OptimizerKind::Sgd;
+    for name in if sgd { MOMENTS } else { SGD_ONLY } {
+        let key = format!("optimizer.init_args.{name}");
+        if r.is_set(&key) {
+            r.problem(&key, &format!("is no argument of {kind}"));
+        }
+    }
+    let decoupled = !sgd && kind != OptimizerKind::Adam;
+    let section = OptimizerSection {
+        kind,
+        lr: r.number("optimizer.init_args.lr", 1e-3, POSITIVE),
+        weight_decay: r.number(
+            "optimizer.init_args.weight_decay",
+            if decoupled { 0.01 } else { 0.0 },
+            0.0..1e9,
+        ),
+        betas: betas(r),
+        eps: r.number("optimizer.init_args.eps", 1e-8, POSITIVE),
+        momentum: r.number("optimizer.init_args.momentum", 0.0, 0.0..1e9),
+        dampening: r.number("optimizer.init_args.dampening", 0.0, -1e9..1e9),
+        nesterov: r.flag("optimizer.init_args.nesterov", false),
+    };
+    if section.nesterov && (section.momentum == 0.0 || section.dampening != 0.0) {
+        let message = "needs `momentum` above 0 and `dampening` 0, as in torch";
+        r.problem("optimizer.init_args.nesterov", message);
+    }
+    section
+}
+
+fn betas(r: &mut Values) -> [f64; 2] {
+    const KEY: &str = "optimizer.init_args.betas";
+    let default = [0.9, 0.999];
+    let Some((node, _)) = r.values.get(KEY).cloned() else { return default };
+    let beta = |n: &Node| match &n.value {
+        Value::Scalar { text, .. } => scalar::number(text).ok().filter(|b| (0.0..1.0).contains(b)),
+        _ => None,
+    };
+    let pair = match &node.value {
+        Value::Seq(items) if items.len() == 2 => beta(&items[0]).zip(beta(&items[1])),
+        _ => None,
+    };
+    match pair {
+        Some((a, b)) => [a, b],
+        None => {
+            r.problem(KEY, "expected two numbers in 0 .. 1, such as [0.9, 0.95]");
+            default
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Every documented key changes the run; the documentation and the resolved config hold every key.
+use super::load;
+use vft::config::RunConfig;
+use vft::config::keys::{KEYS, document};
+
+/// For each key: arguments that make room for it, and a value that is not its default.
+fn sample(key: &str) -> (&'static [&'static str], &'static str) {
+    const JSON: &[&str] = &["--data.path", "rows.jsonl"];
+    const LIMA: &[&str] = &["--data", "LIMA"];
+    const ALPACA: &[&str] = &["--data", "Alpaca"];
+    const FLAN: &[&str] = &["--data", "FLAN"];
+    const SGD: &[&str] = &["--optimizer", "SGD", "--optimizer.momentum", "0.9"];
+    let value = match key.strip_prefix("data.init_args.").unwrap_or(key) {
+        "checkpoint_dir" | "revision" | "out_dir" | "val_path" | "download_dir" | "file_name" => {
+            "other"
+        }
+        "access_token" => "hf_x",
+        "device" => "cpu",
+        "precision" => "32-true",
+        "quantize" => "bnb.nf4-dq",
+        "lora_r" | "lora_alpha" | "max_samples" | "num_workers" | "seed" | "ignore_index" => "3",
+        "lora_dropout" | "val_split_fraction" => "0.25",
+        "lora_query" | "lora_value" | "train.shuffle" | "eval.final_validation" => "no",
+        "lora_key"
+        | "lora_projection"
+        | "lora_mlp"
+        | "lora_head"
+        | "mask_prompt"
+        | "save_merged"
+        | "train.save_best"
+        | "eval.initial_validation"
+        | "optimizer.init_args.nesterov" => "yes",
+        "lora_target_modules" => "all-linear",
+        "adapter_path" => "adapter",
+        "data.class_path" => "LIMA",
+        "path" => "other.jsonl",
+        "file_url" | "url" => "https://example.org/x.json",
+        "subsets" => "bool_q_10templates",
+        "repo_id" => "org/name",
+        "subset" => "vie",
+        "split" | "val_split" => "test",
+        "columns" => "{instruction: title}",
+        "prompt_style" => "alpaca",
+        "prompt_style.init_args.system_message" => {
+            return (&["--data.path", "rows.jsonl", "--data.prompt_style", "chatml"], "Be kind.");
+        }
+        "prompt_template" => "{title}:",
+        "train_on" => "last",
+        "multi_turn" => "pairs",
+        "include_multiturn_conversations" => "false",
+        "weight" => return (&["--data.dataset_mix", "[{path: a}]"], "2"),
+        "dataset_mix" => "[{path: a, weight: 2}, {class_path: LIMA}]",
+        "on_bad_row" => "skip",
+        "train.global_batch_size" => "32",
+        "train.micro_batch_size" => "4",
+        "train.lr_scheduler" => "wsd",
+        "train.lr_warmup_steps" => "7",
+        "train.lr_warmup_fraction" => "0.5",
+        "train.lr_decay_fraction" => {
+            return (&["--data.path", "rows.jsonl", "--train.lr_scheduler", "wsd"], "0.2");
+        }
+        "train.max_memory" => "2GiB",
+        "train.gradient_checkpointing" => "mlp",
+        "train.min_lr" => "1e-5",
+        "optimizer.class_path" => "AdamW8bit",
+        "optimizer.init_args.betas" => "[0.8, 0.9]",
+        "optimizer.init_args.lr" | "optimizer.init_args.eps" => "1e-6",
+        "optimizer.init_args.weight_decay" => "0.1",
+        "optimizer.init_args.momentum" => "0.8",
+        "optimizer.init_args.dampening" => "0.1",
+        "logger_name" => "tensorboard",
+        "log.project" | "log.run" | "log.group" => "name",
+        "merge.base" => {
+            return (&["--data.path", "rows.jsonl", "--save_merged", "true"], "original");
+        }
+        "merge.tied_head" => {
+            return (&["--data.path", "rows.jsonl", "--save_merged", "true"], "drop");
+        }
+        "eval.evaluate_example" => "random",
+        name if name.starts_with("train.") || name.starts_with("eval.") => "9",
+        _ => panic!("a new key needs a sample value here: {key}"),
+    };
+    let setup = match key.strip_prefix("data.init_args.").unwrap_or(key) {
+        "download_dir" | "file_name" | "file_url" => ALPACA,
+        "url" | "subsets" => FLAN,
+        "include_multiturn_conversations" => LIMA,
+        "optimizer.init_args.dampening"
+        | "optimizer.init_args.nesterov"
+        | "optimizer.init_args.momentum" => SGD,
+        _ => JSON,
+    };
+    (setup, value)
+}
+
+fn with(setup: &[&str], more: &[&str]) -> RunConfig {
+    let mut config = load("checkpoint_dir: model\n", &[setup, more].concat()).unwrap();
+    config.places.clear();
+    config.written.clear();
+    config.notes.clear();
+    config
+}
+
+#[test]
+fn every_documented_key_changes_something() {
+    let idle = |key: &&str| {
+        let (setup, value) = sample(key);
+        with(setup, &[]) == with(setup, &[&format!("--{key}"), value])
+    };
+    let idle: Vec<&str> = KEYS.iter().map(|k| k.name).filter(idle).collect();
+    assert_eq!(idle, [""; 0]);
+}
+
+#[test]
+fn every_key_survives_the_resolved_config() {
+    let changed = |key: &&str| {
+        let (setup, value) = sample(key);
+        let before = with(setup, &[&format!("--{key}"), value]);
+        let after = with_text(&before.to_yaml());
+        // Tokens are never written.
+        let secret = key.ends_with("access_token");
+        (before != after) != secret
+    };
+    let changed: Vec<&str> = KEYS.iter().map(|k| k.name).filter(changed).collect();
+    assert_eq!(changed, [""; 0]);
+}
+
+fn with_text(text: &str) -> RunConfig {
+    let mut config = load(text, &[]).unwrap();
+    config.places.clear();
+    config.written.clear();
+    config.notes.clear();
+    config
+}
+
+#[test]
+fn a_token_is_not_shown() {
+    let config = with(&["--data.path", "a"], &["--access_token", "hf_canary"]);
+    assert!(!format!("{}{config:?}", config.to_yaml()).contains("canary"));
+}
+
+#[test]
+fn the_documentation_holds_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
+    if std::env::var_os("VFT_BLESS").is_some() {
+        std::fs::write(path, document()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), document(), "VFT_BLESS=1 writes it anew");
+}

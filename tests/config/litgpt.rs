@@ -1,0 +1,184 @@
+//! LitGPT's schema: its scalars, its command line, its class paths, its mistakes.
+use super::{LEAST, errors, load};
+use vft::config::{MultiTurn, OptimizerKind, TrainOn};
+
+fn lines(more: &str) -> String {
+    format!("{LEAST}{more}")
+}
+
+#[test]
+fn a_partial_block_keeps_the_finetuning_defaults() {
+    let config = load(&lines("train:\n  epochs: 1\n"), &[]).unwrap();
+    assert_eq!((config.train.epochs, config.train.lr_warmup_steps), (Some(1), 100));
+}
+
+#[test]
+fn a_class_is_named_short_or_with_its_module() {
+    let name = |text: &str| {
+        load(&format!("checkpoint_dir: m\ndata: {text}\n"), &[]).unwrap().data.sets[0].class.name
+    };
+    assert_eq!(
+        [name("Alpaca2k"), name("litgpt.data.LIMA"), name("vinasmol_datamodule.MuriITVi")],
+        ["Alpaca2k", "LIMA", "MuriITVi"]
+    );
+}
+
+#[test]
+fn a_class_of_another_module_is_unknown() {
+    let text = errors("checkpoint_dir: m\ndata: my_package.LIMAA\n", &[]);
+    assert!(text.contains("did you mean `LIMA`?"), "{text}");
+}
+
+#[test]
+fn a_pretraining_class_is_refused() {
+    assert!(
+        errors("checkpoint_dir: m\ndata: litgpt.data.TinyStories\n", &[])
+            .contains("is for pretraining")
+    );
+}
+
+#[test]
+fn the_command_line_wins_over_an_optimizer_block() {
+    let text = lines("optimizer:\n  class_path: torch.optim.AdamW\n  init_args:\n    lr: 3e-4\n");
+    let lr = |arguments: &[&str]| load(&text, arguments).unwrap().optimizer.lr;
+    assert_eq!(
+        [lr(&[]), lr(&["--optimizer.lr", "1e-5"]), lr(&["--optimizer.init_args.lr=2e-5"])],
+        [3e-4, 1e-5, 2e-5]
+    );
+}
+
+#[test]
+fn an_optimizer_may_be_one_json_value() {
+    let config = load(
+        LEAST,
+        &["--optimizer", r#"{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}"#],
+    )
+    .unwrap();
+    assert_eq!((config.optimizer.kind, config.optimizer.lr), (OptimizerKind::Sgd, 0.1));
+}
+
+#[test]
+fn another_class_on_the_command_line_leaves_foreign_arguments_of_the_file_out() {
+    let text = "checkpoint_dir: m\ndata:\n  class_path: LIMA\n  init_args:\n    include_multiturn_conversations: true\n    seed: 7\n";
+    let config = load(text, &["--data", "Alpaca"]).unwrap();
+    assert_eq!((config.data.seed, config.notes.len()), (7, 1));
+}
+
+#[test]
+fn an_argument_of_another_class_is_refused_in_the_file() {
+    let text = "checkpoint_dir: m\ndata:\n  class_path: Alpaca\n  init_args:\n    include_multiturn_conversations: true\n";
+    assert!(errors(text, &[]).contains("run.yml:5:5: `data.init_args.include_multiturn_conversations`: is not read by the class Alpaca"));
+}
+
+#[test]
+fn a_prompt_style_may_be_a_block() {
+    let text = lines(
+        "    prompt_style:\n      class_path: litgpt.prompts.ChatML\n      init_args:\n        system_message: Hi\n",
+    );
+    let set = load(&text, &[]).unwrap().data.sets.remove(0);
+    assert_eq!(
+        (set.prompt_style.as_deref(), set.system_message.as_deref()),
+        (Some("litgpt.prompts.ChatML"), Some("Hi"))
+    );
+}
+
+#[test]
+fn only_the_first_exchange_is_kept_where_a_file_says_so() {
+    let text = "checkpoint_dir: m\ndata:\n  class_path: LIMA\n  init_args:\n    include_multiturn_conversations: false\n";
+    assert_eq!(load(text, &[]).unwrap().data.sets[0].multi_turn, MultiTurn::First);
+}
+
+#[test]
+fn conversations_stay_whole_by_default() {
+    assert_eq!(
+        load("checkpoint_dir: m\ndata: LIMA\n", &[]).unwrap().data.sets[0].multi_turn,
+        MultiTurn::Conversation
+    );
+}
+
+#[test]
+fn a_mix_inherits_and_overrides() {
+    let text = lines(
+        "    mask_prompt: true\n    dataset_mix:\n      - path: a.jsonl\n      - {class_path: LIMA, weight: 0.5, train_on: last}\n",
+    );
+    let sets = load(&text, &[]).unwrap().data.sets;
+    let got: Vec<_> = sets.iter().map(|s| (s.class.name, s.train_on, s.weight)).collect();
+    assert_eq!(got, [("JSON", TrainOn::Assistant, 1.0), ("LIMA", TrainOn::Last, 0.5)]);
+}
+
+#[test]
+fn a_typo_in_a_mix_is_placed() {
+    let text = lines("    dataset_mix:\n      - path: a.jsonl\n        wieght: 2\n");
+    let text = errors(&text, &[]);
+    assert!(
+        text.contains("run.yml:8:9: unknown key `data.init_args.dataset_mix[0].wieght`")
+            && text.contains("`data.init_args.weight`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_column_is_mapped_on_the_command_line() {
+    let config = load(LEAST, &["--data.columns.instruction", "title"]).unwrap();
+    assert_eq!(config.data.sets[0].columns["instruction"], "title");
+}
+
+#[test]
+fn a_template_is_text_on_the_command_line() {
+    let config = load(LEAST, &["--data.prompt_template", "{title}:"]).unwrap();
+    assert_eq!(config.data.sets[0].prompt_template.as_deref(), Some("{title}:"));
+}
+
+#[test]
+fn old_keys_get_their_replacement() {
+    let text = errors(
+        &lines("train:\n  learning_rate: 1e-4\nio:\n  out_dir: x\nlora_to_query: true\n"),
+        &[],
+    );
+    for way in ["`optimizer.init_args.lr`", "`out_dir`", "`lora_query`"] {
+        assert!(text.contains(way), "{way} is not in {text}");
+    }
+}
+
+#[test]
+fn what_asks_for_what_is_done_anyway_is_taken() {
+    assert!(load(&lines("devices: 1\nnum_nodes: 1\n"), &["--optimizer.fused", "true"]).is_ok());
+}
+
+#[test]
+fn more_devices_are_refused() {
+    assert!(errors(&lines("devices: 2\n"), &[]).contains("one device is used"));
+}
+
+#[test]
+fn foreign_loggers_are_refused_with_a_way_out() {
+    assert!(errors(&lines("logger_name: wandb\n"), &[]).contains("write `csv` or `tensorboard`"));
+}
+
+#[test]
+fn mixed_precision_with_quantised_weights_is_refused() {
+    assert!(
+        errors(&lines("quantize: bnb.nf4\nprecision: bf16-mixed\n"), &[])
+            .contains("`quantize`: does not go with")
+    );
+}
+
+#[test]
+fn both_warm_ups_are_refused() {
+    let text = lines("train:\n  lr_warmup_steps: 5\n  lr_warmup_fraction: 0.1\n");
+    assert!(errors(&text, &[]).contains("contradicts `train.lr_warmup_steps`"));
+}
+
+#[test]
+fn arguments_of_another_optimizer_are_refused() {
+    let text =
+        lines("optimizer:\n  class_path: torch.optim.SGD\n  init_args:\n    betas: [0.9, 0.95]\n");
+    assert!(errors(&text, &[]).contains("`optimizer.init_args.betas`: is no argument of SGD"));
+}
+
+#[test]
+fn differences_are_told_only_where_they_apply() {
+    let told = |more: &str| load(&lines(more), &[]).unwrap().litgpt_differences();
+    let of_min_lr = |lines: Vec<String>| lines.iter().any(|l| l.starts_with("train.min_lr"));
+    assert_eq!([of_min_lr(told("train:\n  min_lr: 6e-5\n")), of_min_lr(told(""))], [true, false]);
+}
