@@ -71,9 +71,12 @@ impl DataSet {
     pub fn load(path: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Self> {
         let source = Source::read(path)?;
         let has_template = tokenizer.template.is_some();
-        let style =
-            options.style.unwrap_or(if has_template { Style::ChatTemplate } else { Style::Alpaca });
-        let encoder = Encoder { tokenizer, style, mask_prompt: options.mask_prompt };
+        let style = match &options.style {
+            Some(style) => style.clone(),
+            None if has_template => Style::chat_template(),
+            None => Style::named("alpaca", None)?,
+        };
+        let encoder = Encoder { tokenizer, style: style.clone(), mask_prompt: options.mask_prompt };
         let mut census = Census::default();
         let mut run =
             |path: &Path, rows: &[Line]| encode(path, rows, &encoder, options, &mut census);

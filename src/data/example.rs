@@ -5,7 +5,7 @@
 //! token, which is always trained. With `mask_prompt: false` every token is a label.
 
 use super::row::{Role, Row, Turn};
-use super::style::{Style, joined};
+use super::style::{Exchange, Style, joined};
 use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 
@@ -47,16 +47,15 @@ impl Encoder<'_> {
             Row::Tokens { ids, labels } => (ids, labels),
             Row::Conversation(turns) => self.conversation(&turns)?,
             Row::Instruction { instruction, input, output } => {
-                match self.style.prompt(&instruction, &input) {
-                    Some(prompt) => self.prompt(&prompt, &output)?,
-                    None => {
-                        let turn = |role, content| Turn { role, content, train: true };
-                        let question = joined(&instruction, &input);
-                        self.conversation(&[
-                            turn(Role::User, question),
-                            turn(Role::Assistant, output),
-                        ])?
-                    }
+                if self.style.is_chat_template() {
+                    let turn = |role, content| Turn { role, content, train: true };
+                    let question = joined(&instruction, &input);
+                    self.conversation(&[turn(Role::User, question), turn(Role::Assistant, output)])?
+                } else {
+                    let (instruction, input) = (instruction.as_str(), input.as_str());
+                    let columns = &serde_json::Map::new();
+                    let exchange = Exchange { system: None, instruction, input, columns };
+                    self.prompt(&self.style.prompt(&exchange)?, &output)?
                 }
             }
         };

@@ -100,10 +100,10 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
 
     let set = &config.data.sets[0];
     let style = match &set.prompt_style {
-        Some(name) => Some(
-            Style::named(name)
-                .map_err(|e| UserError::from(config.problem("data.init_args.prompt_style", e)))?,
-        ),
+        Some(name) => Some(Style::named(name, set.system_message.as_deref()).map_err(|e| {
+            let placed = config.problem("data.init_args.prompt_style", e.message);
+            UserError::from(Problem { hint: e.hint, ..placed })
+        })?),
         None => None,
     };
     let options = Options {
