@@ -6,6 +6,7 @@ pub mod example;
 pub mod row;
 pub mod sampler;
 pub mod source;
+pub mod split;
 pub mod style;
 pub mod template;
 pub mod tokenizer;
