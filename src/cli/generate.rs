@@ -153,7 +153,7 @@ fn prompt_ids(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         anyhow::ensure!(!ids.is_empty(), UserError::from(Problem::new("the prompt is empty")));
         return Ok(ids);
     };
-    let turn = |role, content: &String| Turn { role, content: content.clone(), train: false };
+    let turn = |role, content: &String| Turn { train: false, ..Turn::new(role, content) };
     let system = args.system.iter().map(|s| turn(Role::System, s));
     let turns: Vec<Turn> = system.chain([turn(Role::User, &args.prompt)]).collect();
     Ok(tokenizer.encode(&template.render(&turns, true)?, false)?)

@@ -1,14 +1,14 @@
 //! A data set ready to train on, and the census of what became of its rows.
 
 use super::example::{Encoder, Example};
-use super::row::Row;
+use super::row::{Columns, Row};
 use super::sampler::random_split;
-use super::source::{Line, Source};
+use super::source::{Line, rows, splits};
 use super::style::Style;
 use super::tokenizer::Tokenizer;
 use crate::error::{Problem, Result, UserError};
 use rayon::prelude::*;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Problems that are listed before the rest is only counted.
 const LISTED: usize = 20;
@@ -69,7 +69,12 @@ impl DataSet {
     /// # Errors
     /// When the file is broken, rows have no known shape, are too long, or nothing is trained anywhere.
     pub fn load(path: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Self> {
-        let source = Source::read(path)?;
+        let mut splits = splits::discover(path, None)?;
+        let train = splits.remove("train").ok_or_else(|| {
+            Problem::in_file(path, "holds no training data").hint("name a file `train.jsonl`")
+        })?;
+        let source = read(&train)?;
+        let validation = splits.remove("validation").map(|files| read(&files)).transpose()?;
         let has_template = tokenizer.template.is_some();
         let style = match &options.style {
             Some(style) => style.clone(),
@@ -78,18 +83,20 @@ impl DataSet {
         };
         let encoder = Encoder { tokenizer, style: style.clone(), mask_prompt: options.mask_prompt };
         let mut census = Census::default();
-        let mut run =
-            |path: &Path, rows: &[Line]| encode(path, rows, &encoder, options, &mut census);
-        let (train, val) = match (&source.validation, options.val_split_fraction) {
+        let mut run = |files: &[(PathBuf, Vec<Line>)]| -> Result<Vec<Option<Example>>> {
+            let one = |(path, rows): &(PathBuf, Vec<Line>)| {
+                encode(path, rows, &encoder, options, &mut census)
+            };
+            Ok(files.iter().map(one).collect::<Result<Vec<_>>>()?.concat())
+        };
+        let (train, val) = match (&validation, options.val_split_fraction) {
             (Some(_), Some(_)) => {
                 let message = "has a val file, and `data.init_args.val_split_fraction` is set too";
                 return Err(Problem::in_file(path, message).hint("remove one of the two").into());
             }
-            (Some((val_path, val)), None) => {
-                (run(&source.path, &source.rows)?, run(val_path, val)?)
-            }
+            (Some(val), None) => (run(&source)?, run(val)?),
             (None, fraction) => {
-                let all = run(&source.path, &source.rows)?;
+                let all = run(&source)?;
                 let fraction = if path.is_dir() { 0.0 } else { fraction.unwrap_or(0.05) };
                 let (mut train, val) = random_split(all.len(), fraction, options.seed);
                 if !options.shuffle {
@@ -102,12 +109,22 @@ impl DataSet {
         let train: Vec<Example> = train.into_iter().flatten().collect();
         let val: Vec<Example> = val.into_iter().flatten().collect();
         if train.is_empty() {
-            let problem = Problem::in_file(&source.path, "no row has a token to train on");
+            let problem = Problem::in_file(&source[0].0, "no row has a token to train on");
             let hint = "answers are empty, all labels are -100, or `train.max_seq_length` cuts every answer off";
             return Err(problem.hint(hint).into());
         }
         Ok(Self { train, val, census, style })
     }
+}
+
+/// The rows of files, which together have some.
+fn read(files: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<Line>)>> {
+    let one = |path: &PathBuf| Ok((path.clone(), rows(path)?.collect::<Result<Vec<_>>>()?));
+    let read = files.iter().map(one).collect::<Result<Vec<_>>>()?;
+    if read.iter().all(|(_, rows)| rows.is_empty()) {
+        return Err(Problem::in_file(&files[0], "holds no rows").into());
+    }
+    Ok(read)
 }
 
 /// Examples in the order of the rows; `None` for a row that trains nothing.
@@ -120,7 +137,7 @@ fn encode(
 ) -> Result<Vec<Option<Example>>> {
     let work = |row: &Line| -> Result<(Example, bool), Problem> {
         let problem = |message: String| Problem::at(path, row.line, 0, message);
-        let parsed = Row::parse(&row.value).map_err(problem)?;
+        let parsed = Row::parse(&row.value, &Columns::default()).map_err(problem)?.row;
         let mut example = encoder.encode(parsed, row.line).map_err(problem)?;
         let too_big = |id: &u32| *id as usize >= options.vocab;
         let label = example.labels.iter().filter(|l| **l >= 0).map(|l| *l as u32);

@@ -5,7 +5,7 @@
 //! token, which is always trained. With `mask_prompt: false` every token is a label.
 
 use super::row::{Role, Row, Turn};
-use super::style::{Exchange, Style, joined};
+use super::style::{Style, joined};
 use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 
@@ -45,18 +45,29 @@ impl Encoder<'_> {
     pub fn encode(&self, row: Row, line: usize) -> Result<Example, String> {
         let (ids, labels) = match row {
             Row::Tokens { ids, labels } => (ids, labels),
-            Row::Conversation(turns) => self.conversation(&turns)?,
-            Row::Instruction { instruction, input, output } => {
-                if self.style.is_chat_template() {
-                    let turn = |role, content| Turn { role, content, train: true };
-                    let question = joined(&instruction, &input);
-                    self.conversation(&[turn(Role::User, question), turn(Role::Assistant, output)])?
-                } else {
-                    let (instruction, input) = (instruction.as_str(), input.as_str());
-                    let columns = &serde_json::Map::new();
-                    let exchange = Exchange { system: None, instruction, input, columns };
-                    self.prompt(&self.style.prompt(&exchange)?, &output)?
+            Row::Conversation { tools: Some(_), .. } => {
+                return Err("`tools` are not supported yet".into());
+            }
+            Row::Conversation { turns, .. } => self.conversation(&turns)?,
+            Row::Instruction {
+                ref system,
+                ref history,
+                ref instruction,
+                ref input,
+                ref output,
+                ..
+            } => match self.style.prompt(instruction, input) {
+                Some(_) if system.is_some() || !history.is_empty() => {
+                    return Err("`system` and `history` beside `instruction` need `prompt_style: chat_template`".into());
                 }
+                Some(prompt) => self.prompt(&prompt, output)?,
+                None => self.conversation(&row.into_turns(joined).unwrap_or_default())?,
+            },
+            Row::Completion { prompt, completion } => self.prompt(&prompt, &completion)?,
+            Row::Text(text) => {
+                let (ids, _) = self.prompt("", &text)?;
+                let labels = ids.iter().map(|id| *id as i32).collect();
+                (ids, labels)
             }
         };
         Ok(Example { ids, labels, line })
@@ -97,7 +108,7 @@ impl Encoder<'_> {
         let template = self.tokenizer.template.as_ref().ok_or(
             "the tokenizer has no chat template; give instruction rows with `prompt_style: alpaca`, or add chat_template.jinja to the model directory",
         )?;
-        let text = template.render(turns, false).map_err(|e| e.to_string())?;
+        let text = render(template, turns, false).map_err(|e| e.to_string())?;
         let (mut ids, starts) =
             self.tokenizer.encode_with_starts(&text).map_err(|e| e.to_string())?;
         let mut labels = vec![-100; ids.len()];
@@ -147,6 +158,11 @@ impl Encoder<'_> {
     }
 }
 
+/// The text of turns with all their members.
+fn render(template: &ChatTemplate, turns: &[Turn], open: bool) -> crate::error::Result<String> {
+    template.render_messages(&turns.iter().map(Turn::message).collect::<Vec<_>>(), open)
+}
+
 /// Where an answer lies in a rendered conversation.
 struct Span {
     /// Its bytes.
@@ -162,7 +178,8 @@ fn answer_span(
     i: usize,
     text: &str,
 ) -> Result<Span, String> {
-    let render = |turns: &[Turn], open| template.render(turns, open).map_err(|e| e.to_string());
+    let render =
+        |turns: &[Turn], open| self::render(template, turns, open).map_err(|e| e.to_string());
     let opened = render(&turns[..i], true)?;
     let whole = if i + 1 == turns.len() { text.to_owned() } else { render(&turns[..=i], false)? };
     if whole.starts_with(&opened) && text.starts_with(&whole) {
@@ -187,7 +204,7 @@ fn changed_span(
     const ELSE: &str = "\u{1}\u{2}";
     let mut other = turns.to_vec();
     other[i].content = ELSE.into();
-    let other = template.render(&other, false).map_err(|e| e.to_string())?;
+    let other = render(template, &other, false).map_err(|e| e.to_string())?;
     let content = turns[i].content.trim();
     let start = other.find(ELSE).filter(|at| {
         text.is_char_boundary(*at)
@@ -218,13 +235,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_where_the_template_moves_earlier_text() {
-        let turn = |role, text: &str| Turn { role, content: text.into(), train: true };
         let turns = [
-            turn(Role::System, "S"),
-            turn(Role::User, "a"),
-            turn(Role::Assistant, "first"),
-            turn(Role::User, "b"),
-            turn(Role::Assistant, "second"),
+            Turn::new(Role::System, "S"),
+            Turn::new(Role::User, "a"),
+            Turn::new(Role::Assistant, "first"),
+            Turn::new(Role::User, "b"),
+            Turn::new(Role::Assistant, "second"),
         ];
         let template = ChatTemplate::new(Path::new("t"), LATE_SYSTEM, BTreeMap::new()).unwrap();
         let text = template.render(&turns, false).unwrap();
