@@ -1,5 +1,6 @@
-//! A model directory: `config.json` and memory-mapped safetensors.
+//! A model directory: `config.json` and memory-mapped safetensors; models and datasets of the Hugging Face Hub.
 
 pub mod config;
+pub mod remote;
 pub mod rope;
 pub mod safetensors;
