@@ -32,7 +32,7 @@ fn render(case: &Value) -> vft::error::Result<String> {
     let template =
         ChatTemplate::new(Path::new("chat_template.jinja"), source, BTreeMap::from(tokens))?;
     let open = case["add_generation_prompt"].as_bool().unwrap();
-    template.render_messages(case["messages"].as_array().unwrap(), open)
+    template.render_messages(case["messages"].as_array().unwrap(), None, open)
 }
 
 #[test]
@@ -71,7 +71,8 @@ fn token_ids_of_conversations_are_transformers() {
     let (tokenizer, fixture) = tokens();
     for case in fixture["chat"].as_array().unwrap() {
         let template = tokenizer.template.as_ref().unwrap();
-        let text = template.render_messages(case["messages"].as_array().unwrap(), true).unwrap();
+        let text =
+            template.render_messages(case["messages"].as_array().unwrap(), None, true).unwrap();
         assert_eq!(tokenizer.encode(&text, false).unwrap(), ids(case), "{text:?}");
     }
 }

@@ -166,14 +166,14 @@ fn split(args: &Args) -> Result<Split, UserError> {
 }
 
 fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
-    let census = &run.data.census;
-    let share = 100.0 * census.targets as f64 / census.tokens.max(1) as f64;
+    let census = &run.census;
+    let share = census.trained_share();
     let mut lines = vec![
         format!("device: {}, {}", device::describe(&run.cx), run.precision),
         format!(
             "data: {} training and {} validation rows, {} tokens, {share:.0} % trained, longest {}",
-            run.data.train.len(),
-            run.data.val.len(),
+            run.data.train_len(),
+            run.data.val_len(),
             census.tokens,
             census.longest
         ),
@@ -190,19 +190,7 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
             run.schedule.total_steps, run.steps_per_epoch, config.train.global_batch_size
         ),
     ];
-    for (lines_of, what) in [
-        (&census.cut, "cut to train.max_seq_length"),
-        (&census.empty, "left out, nothing in them is trained"),
-    ] {
-        if !lines_of.is_empty() {
-            let first: Vec<_> = lines_of.iter().take(5).map(ToString::to_string).collect();
-            lines.push(format!(
-                "note: {} rows {what} (lines {}…)",
-                lines_of.len(),
-                first.join(", ")
-            ));
-        }
-    }
+    lines.extend(census.tell());
     lines.extend(config.notes.iter().chain(&run.notes).map(|n| format!("note: {n}")));
     let differences = config.litgpt_differences();
     if !differences.is_empty() {

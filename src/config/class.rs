@@ -159,6 +159,7 @@ pub const CLASSES: &[DataClass] = &[
     },
     DataClass {
         module: VINA,
+        style: "ChatMLNoSys",
         ..class(
             "MuriITVi",
             Home::Hub("akoksal/muri-it-language-split", Some("vie"), "train", Some("validation")),

@@ -1,6 +1,6 @@
 //! A micro-batch: sequences laid end to end, without padding.
 
-use super::example::Example;
+use super::store::Example;
 
 /// N tokens of S sequences.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,11 +19,11 @@ pub struct Batch {
 
 impl Batch {
     /// Lays examples end to end; labels move one place so that each row knows its next token.
-    pub fn collate<'a>(examples: impl IntoIterator<Item = (&'a Example, u64)>) -> Self {
+    pub fn collate<'a>(examples: impl IntoIterator<Item = (Example<'a>, u64)>) -> Self {
         let mut batch = Self { seq_starts: vec![0], ..Self::default() };
         for (example, id) in examples {
             let next = example.labels.iter().skip(1).copied().chain([-100]);
-            batch.ids.extend(&example.ids);
+            batch.ids.extend(example.ids);
             for target in next.take(example.ids.len()) {
                 batch.targets.push(target);
                 batch.weights.push(if target == -100 { 0.0 } else { 1.0 });
@@ -46,13 +46,11 @@ mod tests {
 
     #[test]
     fn a_sequence_does_not_predict_the_next_ones_first_token() {
-        let example = |ids: &[u32]| Example {
-            ids: ids.to_vec(),
-            labels: ids.iter().map(|i| *i as i32).collect(),
-            line: 1,
-        };
-        let (a, b) = (example(&[1, 2]), example(&[3, 4, 5]));
-        let batch = Batch::collate([(&a, 0), (&b, 1)]);
+        let [a, b] = [
+            Example { ids: &[1, 2], labels: &[1, 2] },
+            Example { ids: &[3, 4, 5], labels: &[3, 4, 5] },
+        ];
+        let batch = Batch::collate([(a, 0), (b, 1)]);
         assert_eq!(batch.targets, [2, -100, 4, 5, -100]);
     }
 }

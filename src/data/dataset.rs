@@ -1,188 +1,274 @@
-//! A data set ready to train on, and the census of what became of its rows.
+//! Data sets ready to train on: stores of encoded rows, split, and put together.
 
-use super::example::{Encoder, Example};
-use super::row::{Columns, Row};
+use super::census::Census;
+use super::encode::Encoder;
+use super::ingest::{Rows, ingest};
+use super::mix::{Mix, Part};
+use super::row::Columns;
 use super::sampler::random_split;
-use super::source::{Line, rows, splits};
-use super::style::Style;
-use super::tokenizer::Tokenizer;
-use crate::error::{Problem, Result, UserError};
-use rayon::prelude::*;
+use super::source::slice::SplitSlice;
+use super::split::train_test_split;
+use super::store::{Example, Store, Writer, cache};
+use crate::config::OnBadRow;
+use crate::config::class::Holdout;
+use crate::error::{Problem, Result};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Problems that are listed before the rest is only counted.
-const LISTED: usize = 20;
+/// One set: its files and how its rows become samples.
+pub struct Ask<'a> {
+    /// Training files.
+    pub train: Files,
+    /// Validation files; `None` where rows are held out.
+    pub val: Option<Files>,
+    /// How rows are held out.
+    pub holdout: Holdout,
+    /// Whether what is held out are samples, not rows.
+    pub by_sample: bool,
+    /// Rows to take at most.
+    pub most: Option<usize>,
+    /// How rows become samples.
+    pub encoder: Encoder<'a>,
+    /// The user's names of columns.
+    pub columns: Columns,
+    /// How often its samples count in an epoch.
+    pub weight: f64,
+}
 
-/// What decides how rows become examples.
+/// Files of a split.
 #[derive(Debug, Clone)]
+pub struct Files {
+    /// The files, in order.
+    pub paths: Vec<PathBuf>,
+    /// The part of them that is meant.
+    pub slice: Option<SplitSlice>,
+}
+
+/// What concerns all sets.
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How instruction rows become text; `None`: the chat template if there is one, else alpaca.
-    pub style: Option<Style>,
-    /// Whether only answers are labels.
-    pub mask_prompt: bool,
-    /// Share of rows for validation; `None`: 0.05 of a file, the val file of a directory.
-    pub val_split_fraction: Option<f64>,
-    /// Whether rows are trained in the order of the split (and shuffled) rather than of the file.
-    pub shuffle: bool,
-    /// Seed of the split.
+    /// Seed of the split and of the order.
     pub seed: u64,
-    /// Longer rows are cut to this many tokens.
-    pub max_seq_length: Option<usize>,
-    /// Tokens that the model can see.
-    pub context: usize,
-    /// Vocabulary of the model.
-    pub vocab: usize,
+    /// Whether samples are trained in the order of the split (and shuffled) rather than of the file.
+    pub shuffle: bool,
+    /// What a row does that cannot be used.
+    pub on_bad_row: OnBadRow,
 }
 
-/// What became of the rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Census {
-    /// Rows read.
-    pub rows: usize,
-    /// Lines of rows that were cut.
-    pub cut: Vec<usize>,
-    /// Lines of rows left out because nothing in them is trained.
-    pub empty: Vec<usize>,
-    /// Tokens of all examples.
-    pub tokens: usize,
-    /// Trained tokens of all examples.
-    pub targets: usize,
-    /// Tokens of the longest example.
-    pub longest: usize,
+/// A sample: the number of its store and its place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    store: u32,
+    sample: u32,
 }
 
-/// Training and validation examples.
+/// Training and validation samples of all sets.
+#[derive(Default)]
 pub struct DataSet {
-    /// Training examples, in the order of the split, or of the file if nothing is shuffled.
-    pub train: Vec<Example>,
-    /// Validation examples; may be empty.
-    pub val: Vec<Example>,
-    /// What became of the rows.
-    pub census: Census,
-    /// The style that instruction rows were rendered with.
-    pub style: Style,
+    stores: Vec<(Store, Vec<PathBuf>)>,
+    /// Training samples, set by set, in the order of the split, or of the file if nothing is shuffled.
+    train: Vec<Key>,
+    /// Validation samples; may be none.
+    val: Vec<Key>,
+    parts: Vec<Part>,
+    options: Option<Options>,
+    /// What became of the rows, for each set.
+    pub censuses: Vec<Census>,
+    /// Sets that were found encoded.
+    pub cached: usize,
 }
 
 impl DataSet {
-    /// Reads, splits and encodes the rows of `path`.
+    /// Reads, encodes and splits all sets.
     ///
     /// # Errors
-    /// When the file is broken, rows have no known shape, are too long, or nothing is trained anywhere.
-    pub fn load(path: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Self> {
-        let mut splits = splits::discover(path, None)?;
-        let train = splits.remove("train").ok_or_else(|| {
-            Problem::in_file(path, "holds no training data").hint("name a file `train.jsonl`")
-        })?;
-        let source = read(&train)?;
-        let validation = splits.remove("validation").map(|files| read(&files)).transpose()?;
-        let has_template = tokenizer.template.is_some();
-        let style = match &options.style {
-            Some(style) => style.clone(),
-            None if has_template => Style::chat_template(),
-            None => Style::named("alpaca", None)?,
-        };
-        let encoder = Encoder { tokenizer, style: style.clone(), mask_prompt: options.mask_prompt };
-        let mut census = Census::default();
-        let mut run = |files: &[(PathBuf, Vec<Line>)]| -> Result<Vec<Option<Example>>> {
-            let one = |(path, rows): &(PathBuf, Vec<Line>)| {
-                encode(path, rows, &encoder, options, &mut census)
-            };
-            Ok(files.iter().map(one).collect::<Result<Vec<_>>>()?.concat())
-        };
-        let (train, val) = match (&validation, options.val_split_fraction) {
-            (Some(_), Some(_)) => {
-                let message = "has a val file, and `data.init_args.val_split_fraction` is set too";
-                return Err(Problem::in_file(path, message).hint("remove one of the two").into());
-            }
-            (Some(val), None) => (run(&source)?, run(val)?),
-            (None, fraction) => {
-                let all = run(&source)?;
-                let fraction = if path.is_dir() { 0.0 } else { fraction.unwrap_or(0.05) };
-                let (mut train, val) = random_split(all.len(), fraction, options.seed);
-                if !options.shuffle {
-                    train.sort_unstable();
-                }
-                let pick = |order: Vec<usize>| order.into_iter().map(|i| all[i].clone()).collect();
-                (pick(train), pick(val))
-            }
-        };
-        let train: Vec<Example> = train.into_iter().flatten().collect();
-        let val: Vec<Example> = val.into_iter().flatten().collect();
-        if train.is_empty() {
-            let problem = Problem::in_file(&source[0].0, "no row has a token to train on");
+    /// When a file is broken, rows have no known shape or are too long, or nothing is trained anywhere.
+    pub fn load(asks: &[Ask<'_>], options: Options) -> Result<Self> {
+        let mut data = Self { options: Some(options), ..Self::default() };
+        for ask in asks {
+            data.add(ask, options)?;
+        }
+        if data.train.is_empty() {
+            let path =
+                asks.first().and_then(|a| a.train.paths.first()).cloned().unwrap_or_default();
+            let problem = Problem::in_file(path, "no row has a token to train on");
             let hint = "answers are empty, all labels are -100, or `train.max_seq_length` cuts every answer off";
             return Err(problem.hint(hint).into());
         }
-        Ok(Self { train, val, census, style })
+        Ok(data)
+    }
+
+    fn add(&mut self, ask: &Ask<'_>, options: Options) -> Result<()> {
+        let (mut census, train) = self.store(&ask.train, ask, options)?;
+        let before = self.train.len();
+        let all = 0..self.stores[train as usize].0.len();
+        if let Some(files) = &ask.val {
+            let (val_census, val) = self.store(files, ask, options)?;
+            census.join(&val_census);
+            self.train.extend(self.kept(train, all));
+            self.val.extend(self.kept(val, 0..self.stores[val as usize].0.len()));
+        } else {
+            let (mut order, held_out) = self.held_out(train, ask, options.seed);
+            if !options.shuffle {
+                order.sort_unstable();
+            }
+            self.train.extend(self.kept(train, order));
+            self.val.extend(self.kept(train, held_out));
+        }
+        self.parts.push(Part { samples: self.train.len() - before, weight: ask.weight });
+        self.censuses.push(census);
+        Ok(())
+    }
+
+    /// The samples for training and for validation out of one store.
+    fn held_out(&self, store: u32, ask: &Ask<'_>, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let entries = self.stores[store as usize].0.entries();
+        let rows = entries.last().map_or(0, |e| e.row as usize + 1);
+        let units = if ask.by_sample { entries.len() } else { rows };
+        let (train, val) = match ask.holdout {
+            Holdout::Random(fraction) => random_split(units, fraction, seed),
+            Holdout::TrainTest(0.0) => random_split(units, 0.0, seed),
+            Holdout::TrainTest(fraction) => train_test_split(units, fraction, seed),
+        };
+        if ask.by_sample || rows == entries.len() {
+            return (train, val);
+        }
+        let samples = |rows: Vec<usize>| {
+            let of = |row: usize| {
+                let from = entries.partition_point(|e| (e.row as usize) < row);
+                let to = entries.partition_point(|e| e.row as usize <= row);
+                from..to
+            };
+            rows.into_iter().flat_map(of).collect()
+        };
+        (samples(train), samples(val))
+    }
+
+    /// The keys of samples that train something.
+    fn kept(&self, store: u32, samples: impl IntoIterator<Item = usize>) -> Vec<Key> {
+        let entries = self.stores[store as usize].0.entries();
+        let kept = samples.into_iter().filter(|i| entries[*i].targets > 0);
+        kept.map(|i| Key { store, sample: i as u32 }).collect()
+    }
+
+    /// The store of files: found, or made.
+    fn store(&mut self, files: &Files, ask: &Ask<'_>, options: Options) -> Result<(Census, u32)> {
+        let rows = Rows {
+            files: &files.paths,
+            slice: files.slice.as_ref(),
+            most: ask.most,
+            columns: &ask.columns,
+            on_bad_row: options.on_bad_row,
+        };
+        let bytes: u64 =
+            files.paths.iter().filter_map(|p| fs::metadata(p).ok()).map(|m| m.len()).sum();
+        let home = cache::home().filter(|_| bytes >= cache::SMALL);
+        let (census, store) = match home {
+            Some(home) => {
+                let settings = ask.encoder.settings(
+                    &ask.columns,
+                    files.slice.as_ref(),
+                    ask.most,
+                    options.on_bad_row,
+                );
+                let settings: Vec<&[u8]> = settings.iter().map(Vec::as_slice).collect();
+                let place = home.join(cache::key(&files.paths, &settings)?);
+                match found(&place) {
+                    Some(found) => {
+                        self.cached += 1;
+                        found
+                    }
+                    None => made(&place, &rows, &ask.encoder)?,
+                }
+            }
+            None => {
+                let mut writer = Writer::in_memory();
+                let census = ingest(&rows, &ask.encoder, &mut writer)?;
+                (census, writer.finish()?.unwrap_or_default())
+            }
+        };
+        if store.is_empty() {
+            let path = files.paths.first().cloned().unwrap_or_default();
+            return Err(Problem::in_file(path, "holds no rows").into());
+        }
+        self.stores.push((store, files.paths.clone()));
+        Ok((census, self.stores.len() as u32 - 1))
+    }
+
+    /// The number of training samples, whatever their weights.
+    pub fn train_len(&self) -> usize {
+        self.train.len()
+    }
+
+    /// The number of validation samples.
+    pub fn val_len(&self) -> usize {
+        self.val.len()
+    }
+
+    /// The number of training samples in an epoch.
+    pub fn per_epoch(&self) -> usize {
+        super::mix::per_epoch(&self.parts)
+    }
+
+    /// The order of training samples in each epoch from the first.
+    pub fn epochs(&self) -> Mix {
+        let (seed, shuffle) = self.options.map_or((0, false), |o| (o.seed, o.shuffle));
+        Mix::new(&self.parts, seed, shuffle)
+    }
+
+    /// A training sample.
+    pub fn train(&self, i: usize) -> Example<'_> {
+        self.example(self.train[i])
+    }
+
+    /// A validation sample.
+    pub fn val(&self, i: usize) -> Example<'_> {
+        self.example(self.val[i])
+    }
+
+    fn example(&self, key: Key) -> Example<'_> {
+        self.stores[key.store as usize].0.example(key.sample as usize)
+    }
+
+    /// Where a training sample comes from: its file and line.
+    pub fn origin(&self, i: usize) -> (&Path, usize) {
+        let key = self.train[i];
+        let (store, files) = &self.stores[key.store as usize];
+        let entry = store.entries()[key.sample as usize];
+        let path = files.get(entry.file as usize).map_or(Path::new(""), PathBuf::as_path);
+        (path, entry.line as usize)
+    }
+
+    /// What became of all rows.
+    pub fn census(&self) -> Census {
+        let mut all = Census::default();
+        for census in &self.censuses {
+            all.join(census);
+        }
+        all
     }
 }
 
-/// The rows of files, which together have some.
-fn read(files: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<Line>)>> {
-    let one = |path: &PathBuf| Ok((path.clone(), rows(path)?.collect::<Result<Vec<_>>>()?));
-    let read = files.iter().map(one).collect::<Result<Vec<_>>>()?;
-    if read.iter().all(|(_, rows)| rows.is_empty()) {
-        return Err(Problem::in_file(&files[0], "holds no rows").into());
-    }
-    Ok(read)
+const CENSUS: &str = "census.json";
+
+/// A store with its census; `None` when there is none or it is damaged.
+fn found(place: &Path) -> Option<(Census, Store)> {
+    let census = serde_json::from_slice(&fs::read(place.join(CENSUS)).ok()?).ok()?;
+    Some((census, Store::open(place).ok()?))
 }
 
-/// Examples in the order of the rows; `None` for a row that trains nothing.
-fn encode(
-    path: &Path,
-    rows: &[Line],
-    encoder: &Encoder<'_>,
-    options: &Options,
-    census: &mut Census,
-) -> Result<Vec<Option<Example>>> {
-    let work = |row: &Line| -> Result<(Example, bool), Problem> {
-        let problem = |message: String| Problem::at(path, row.line, 0, message);
-        let parsed = Row::parse(&row.value, &Columns::default()).map_err(problem)?.row;
-        let mut example = encoder.encode(parsed, row.line).map_err(problem)?;
-        let too_big = |id: &u32| *id as usize >= options.vocab;
-        let label = example.labels.iter().filter(|l| **l >= 0).map(|l| *l as u32);
-        if let Some(id) = example.ids.iter().copied().chain(label).find(too_big) {
-            let message =
-                format!("token id {id} lies outside the model's vocabulary of {}", options.vocab);
-            return Err(problem(message).hint(
-                "the tokenizer, or the program that made these ids, belongs to another model",
-            ));
-        }
-        let limit = options.max_seq_length.unwrap_or(usize::MAX);
-        let cut = example.ids.len() > limit;
-        if cut {
-            example.ids.truncate(limit);
-            example.labels.truncate(limit);
-        } else if example.ids.len() > options.context {
-            let (n, context) = (example.ids.len(), options.context);
-            let message = format!("the row has {n} tokens; the model sees at most {context}");
-            return Err(problem(message)
-                .hint(format!("set `train.max_seq_length: {context}` to cut such rows")));
-        }
-        Ok((example, cut))
-    };
-    let done: Vec<_> = rows.par_iter().map(work).collect();
-    let mut problems: Vec<Problem> =
-        done.iter().filter_map(|d| d.as_ref().err().cloned()).collect();
-    if problems.len() > LISTED {
-        let more = problems.len() - LISTED;
-        problems.truncate(LISTED);
-        problems.push(Problem::in_file(path, format!("and {more} more rows like these")));
+fn made(place: &Path, rows: &Rows<'_>, encoder: &Encoder<'_>) -> Result<(Census, Store)> {
+    let failed = |e: std::io::Error| Problem::in_file(place, format!("cannot be written: {e}"));
+    if place.exists() {
+        // What is there could not be read.
+        fs::remove_dir_all(place).map_err(failed)?;
     }
-    UserError::check(problems)?;
-    census.rows += rows.len();
-    let keep = |(example, cut): (Example, bool)| {
-        if cut {
-            census.cut.push(example.line);
-        }
-        if example.targets() == 0 {
-            census.empty.push(example.line);
-            return None;
-        }
-        census.tokens += example.ids.len();
-        census.targets += example.targets();
-        census.longest = census.longest.max(example.ids.len());
-        Some(example)
-    };
-    Ok(done.into_iter().flatten().map(keep).collect())
+    let aside = cache::aside(place)?;
+    let mut writer = Writer::in_dir(aside.path())?;
+    let census = ingest(rows, encoder, &mut writer)?;
+    writer.finish()?;
+    let json = serde_json::to_vec(&census).map_err(|e| failed(e.into()))?;
+    fs::write(aside.path().join(CENSUS), json).map_err(failed)?;
+    cache::settle(aside, place)?;
+    Ok((census, Store::open(place)?))
 }

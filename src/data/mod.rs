@@ -1,12 +1,19 @@
-//! Rows to token ids, labels and batches: [`source`] → [`row`] → [`example`] → [`dataset`] → [`sampler`] → [`batch`].
+//! Rows to token ids, labels and batches.
+//!
+//! [`source`] (files → rows) → [`row`] (shapes → turns) → [`style`], [`template`] (turns → text) → [`encode`] (text → ids, labels) →
+//! [`ingest`] → [`store`] → [`dataset`] (splits) → [`mix`] (order) → [`batch`].
 
 pub mod batch;
+pub mod census;
 pub mod dataset;
-pub mod example;
+pub mod encode;
+pub mod ingest;
+pub mod mix;
 pub mod row;
 pub mod sampler;
 pub mod source;
 pub mod split;
+pub mod store;
 pub mod style;
 pub mod template;
 pub mod tokenizer;

@@ -16,6 +16,11 @@ fn randperm(mt: &mut Mt, n: usize) -> Vec<usize> {
     order
 }
 
+/// An order of `n` numbers: `torch.randperm(n, generator=torch.Generator().manual_seed(seed))`.
+pub fn permutation(n: usize, seed: u64) -> Vec<usize> {
+    randperm(&mut Mt::new(seed as u32), n)
+}
+
 /// Row numbers of the training and validation parts: `random_split(data, [1 − fraction, fraction])`.
 pub fn random_split(n: usize, fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let (train, val) = ((n as f64 * (1.0 - fraction)).floor(), (n as f64 * fraction).floor());

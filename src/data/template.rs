@@ -51,24 +51,33 @@ impl ChatTemplate {
         Ok(Self { environment, path: path.into(), tokens, source: source.into() })
     }
 
+    /// What decides the text of a conversation: the template and the tokens that it names.
+    pub fn identity(&self) -> String {
+        format!("{:?} {}", self.tokens, self.source)
+    }
+
     /// The text of `turns`; `open` adds the opening of an assistant's answer.
     ///
     /// # Errors
     /// When the template fails or raises an exception, with its words.
     pub fn render(&self, turns: &[Turn], open: bool) -> Result<String> {
-        let message = |t: &Turn| serde_json::json!({"role": t.role.name(), "content": t.content});
-        self.render_messages(&turns.iter().map(message).collect::<Vec<_>>(), open)
+        self.render_messages(&turns.iter().map(Turn::message).collect::<Vec<_>>(), None, open)
     }
 
-    /// The text of messages given as JSON.
+    /// The text of messages given as JSON; `tools` are those that the assistant may call.
     ///
     /// # Errors
     /// As [`Self::render`].
-    pub fn render_messages(&self, messages: &[Value], open: bool) -> Result<String> {
+    pub fn render_messages(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+        open: bool,
+    ) -> Result<String> {
         let variables = context! {
             messages => Jinja::from(Serde(messages)),
             add_generation_prompt => open,
-            tools => (),
+            tools => tools.map(|t| Jinja::from(Serde(t))),
             documents => (),
             ..Jinja::from(Serde(&self.tokens))
         };

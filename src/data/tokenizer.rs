@@ -80,6 +80,13 @@ impl Tokenizer {
         Ok(Self { inner, path, eos_id, bos_id, stop_ids, template })
     }
 
+    /// What decides the ids of a text: the tokenizer's file, and special tokens with the chat template.
+    pub fn identity(&self) -> [Vec<u8>; 2] {
+        let file = fs::read(&self.path).unwrap_or_default();
+        let template = self.template.as_ref().map(ChatTemplate::identity).unwrap_or_default();
+        [file, format!("{:?} {:?} {template}", self.bos_id, self.eos_id).into_bytes()]
+    }
+
     /// One more than the largest token id.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)

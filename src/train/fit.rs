@@ -8,7 +8,6 @@ use super::validate::validate;
 use super::{fault, objective};
 use crate::config::{Precision, RunConfig};
 use crate::data::batch::Batch;
-use crate::data::sampler::Epochs;
 use crate::model::decoder::Training;
 use crate::model::linear::Draw;
 use crate::ops::philox::seed_key;
@@ -57,7 +56,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
     )?;
     let mut scale = LossScale::new(run.precision == Precision::F16);
     let mut watch = Watch::new(&run.arena);
-    let rope = run.decoder.rope_table(&run.cx, run.data.census.longest)?;
+    let rope = run.decoder.rope_table(&run.cx, run.census.longest)?;
     run.cx.set_token_capacity(run.plan.tokens);
 
     let (size, all) = (t.micro_batch_size, usize::MAX);
@@ -68,14 +67,14 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
         progress.eval(&record);
     }
     let (mut step, mut epoch, start) = (0, 0, Instant::now());
-    let mut epochs = Epochs::new(run.data.train.len(), config.data.seed, t.shuffle);
+    let mut epochs = run.data.epochs();
     'run: while step < total {
         let order = epochs.next().context("the order of rows never ends")?;
         for window in order.chunks(t.global_batch_size).take(total - step) {
             let began = Instant::now();
             let batches: Vec<Batch> = window
                 .chunks(t.micro_batch_size)
-                .map(|rows| Batch::collate(rows.iter().map(|r| (&run.data.train[*r], *r as u64))))
+                .map(|rows| Batch::collate(rows.iter().map(|r| (run.data.train(*r), *r as u64))))
                 .collect();
             run.arena.zero_grads()?;
             let weight = objective::total_weight(&batches);

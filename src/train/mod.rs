@@ -9,4 +9,5 @@ pub mod objective;
 pub mod plan;
 pub mod prepare;
 pub mod save;
+pub mod sources;
 pub mod validate;

@@ -3,7 +3,6 @@
 use super::device;
 use crate::config::{Checkpointing, RunConfig};
 use crate::data::dataset::DataSet;
-use crate::data::sampler::Epochs;
 use crate::model::DecoderSpec;
 use crate::model::footprint::{self, Shape};
 use crate::model::layer::Keep;
@@ -63,6 +62,8 @@ pub struct Ask<'a> {
     pub spec: &'a DecoderSpec,
     /// The encoded rows.
     pub data: &'a DataSet,
+    /// Tokens of the longest sample.
+    pub longest: usize,
     /// Optimizer steps.
     pub steps: usize,
     /// Rank of the adapters.
@@ -142,7 +143,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
     let shape = Shape {
         spec,
         tokens,
-        longest: ask.data.census.longest,
+        longest: ask.longest,
         size: cx.compute().size_in_bytes(),
         rank: ask.rank,
         dropout: ask.dropout,
@@ -152,7 +153,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
         widened: cx.gpu().is_none() && cx.compute() == DType::BF16 && !cx.has_bf16_products(),
     };
     let activations = footprint::activations(&shape);
-    let rope = 4 * ask.data.census.longest * spec.head_size;
+    let rope = 4 * ask.longest * spec.head_size;
     let parameters: usize = ask
         .paths
         .iter()
@@ -185,18 +186,20 @@ fn largest_micro_batch(ask: &Ask<'_>) -> usize {
     let (t, data) = (&ask.config.train, ask.data);
     let size = t.micro_batch_size;
     let of = |lengths: &mut dyn Iterator<Item = usize>| lengths.sum::<usize>();
-    let validated = data.val.chunks(size).map(|c| of(&mut c.iter().map(|e| e.ids.len()))).max();
-    let per_epoch = data.train.len().div_ceil(t.global_batch_size).max(1);
+    let val: Vec<usize> = (0..data.val_len()).map(|i| data.val(i).ids.len()).collect();
+    let validated = val.chunks(size).map(|c| of(&mut c.iter().copied())).max();
+    let per_epoch = data.per_epoch().div_ceil(t.global_batch_size).max(1);
     let epochs = ask.steps.div_ceil(per_epoch);
-    let trained = if epochs.saturating_mul(data.train.len()) <= MOST_ROWS {
-        let orders = Epochs::new(data.train.len(), ask.config.data.seed, t.shuffle).take(epochs);
+    let trained = if epochs.saturating_mul(data.per_epoch()) <= MOST_ROWS {
+        let orders = data.epochs().take(epochs);
         let largest = |order: Vec<usize>| {
             let windows = order.chunks(t.global_batch_size).flat_map(|w| w.chunks(size));
-            windows.map(|rows| rows.iter().map(|r| data.train[*r].ids.len()).sum()).max()
+            windows.map(|rows| rows.iter().map(|r| data.train(*r).ids.len()).sum()).max()
         };
         orders.filter_map(largest).max()
     } else {
-        let mut lengths: Vec<usize> = data.train.iter().map(|e| e.ids.len()).collect();
+        let mut lengths: Vec<usize> =
+            (0..data.train_len()).map(|i| data.train(i).ids.len()).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         Some(lengths.iter().take(size).sum())
     };

@@ -2,10 +2,12 @@
 
 use super::device::{self, Opened};
 use super::plan::{Ask, RunPlan};
+use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
 use crate::config::{Precision, RunConfig, TargetModules};
-use crate::data::dataset::{DataSet, Options};
+use crate::data::census::Census;
+use crate::data::dataset::DataSet;
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
@@ -27,6 +29,10 @@ pub struct Run {
     pub precision: Precision,
     /// The data.
     pub data: DataSet,
+    /// What became of the rows.
+    pub census: Census,
+    /// The prompt style of each set.
+    pub styles: Vec<Style>,
     /// The model with its adapter.
     pub decoder: Decoder,
     /// The adapter's parameters and gradients.
@@ -98,29 +104,13 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         }
     };
 
-    let set = &config.data.sets[0];
-    let style = match &set.prompt_style {
-        Some(name) => Some(Style::named(name, set.system_message.as_deref()).map_err(|e| {
-            let placed = config.problem("data.init_args.prompt_style", e.message);
-            UserError::from(Problem { hint: e.hint, ..placed })
-        })?),
-        None => None,
-    };
-    let options = Options {
-        style,
-        mask_prompt: set.train_on != crate::config::TrainOn::All,
-        val_split_fraction: set.val_split_fraction,
-        shuffle: t.shuffle,
-        seed: config.data.seed,
-        max_seq_length: t.max_seq_length,
-        context: spec.context,
-        vocab: spec.vocab,
-    };
     debug!(tokens = tokenizer.vocab_size(), "tokenizer read");
-    let data = DataSet::load(set.path.as_deref().unwrap_or(Path::new("")), &tokenizer, &options)?;
-    debug!(rows = data.census.rows, tokens = data.census.tokens, "rows encoded");
+    let Sources { data, styles, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
+    notes.extend(of_data);
+    let census = data.census();
+    debug!(rows = census.rows, tokens = census.tokens, "rows encoded");
 
-    let steps_per_epoch = data.train.len().div_ceil(t.global_batch_size);
+    let steps_per_epoch = data.per_epoch().div_ceil(t.global_batch_size);
     let by_epochs = t.epochs.map(|e| e.saturating_mul(steps_per_epoch));
     let total_steps = by_epochs.into_iter().chain(t.max_steps).min().unwrap_or(0);
     let mut warmup_steps = t.lr_warmup_steps;
@@ -143,6 +133,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         cx: &cx,
         spec: &spec,
         data: &data,
+        longest: census.longest,
         steps: total_steps,
         rank: lora.r,
         dropout: lora.dropout > 0.0,
@@ -175,6 +166,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         cx,
         precision,
         data,
+        census,
+        styles,
         decoder,
         arena,
         lora,

@@ -23,11 +23,12 @@ pub fn validate(
 ) -> Result<Option<EvalRecord>> {
     let (mut sum, mut count) = (0.0, 0);
     let Run { cx, decoder, arena, data, .. } = run;
-    for rows in data.val.chunks(micro_batch_size).take(max_iters) {
+    let rows: Vec<usize> = (0..data.val_len()).collect();
+    for rows in rows.chunks(micro_batch_size).take(max_iters) {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let batch = Batch::collate(rows.iter().map(|r| (r, 0)));
+        let batch = Batch::collate(rows.iter().map(|r| (data.val(*r), 0)));
         let (tokens, labels) = (objective::tokens(&batch), objective::labels(&batch, 1.0, 1.0));
         let nll = cx.install(|| decoder.eval_pass(cx, arena, rope, &tokens, &labels))?;
         let part = nll.iter().map(|n| f64::from(*n)).sum::<f64>();

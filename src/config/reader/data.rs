@@ -12,24 +12,6 @@ use std::collections::BTreeMap;
 
 const ARGS: &str = "data.init_args";
 
-/// Parts of a row that `columns` may place.
-const PARTS: &[&str] = &[
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "history",
-    "messages",
-    "conversations",
-    "prompt",
-    "completion",
-    "question",
-    "answer",
-    "text",
-    "input_ids",
-    "labels",
-];
-
 /// Reads the block.
 pub(super) fn data(r: &mut Values) -> DataSection {
     let mixed = r.mix > 0;
@@ -216,10 +198,6 @@ fn columns(r: &mut Values, keys: &Keys<'_>) -> BTreeMap<String, String> {
     };
     let mut map = BTreeMap::new();
     for (part, column) in &items {
-        if !PARTS.contains(&part.name.as_str()) {
-            let message = super::super::choices::none_of(&part.name, PARTS);
-            r.problem(&key, &format!("the part {message}"));
-        }
         match text_of(column).filter(|t| !t.is_empty()) {
             Some(column) => {
                 map.insert(part.name.clone(), column);

@@ -1,0 +1,136 @@
+//! Prompts and answers in a prompt style: encoded apart, as LitGPT does, so that no token crosses the boundary.
+//!
+//! ids = BOS? prompt₁ answer₁ EOS prompt₂ answer₂ EOS …; BOS only where the tokenizer adds it and the style has not written it.
+
+use super::super::row::{Role, Row, Turn};
+use super::super::style::Exchange;
+use super::{Encoder, Fault, IGNORED, Tokens};
+use crate::config::TrainOn;
+use serde_json::Map;
+
+impl Encoder<'_> {
+    /// A conversation or instruction in the style.
+    pub(super) fn styled(&self, row: &Row) -> Result<Tokens, Fault> {
+        let nothing = Map::new();
+        let (mut ids, mut labels) = (Vec::new(), Vec::new());
+        let mut add = |(more_ids, more_labels): Tokens| {
+            ids.extend(more_ids);
+            labels.extend(more_labels);
+        };
+        match row {
+            Row::Instruction { system, history, instruction, input, output, columns } => {
+                let last_only = self.train_on == TrainOn::Last;
+                for (i, (question, answer)) in history.iter().enumerate() {
+                    let system = system.as_deref().filter(|_| i == 0);
+                    let exchange = Exchange { system, instruction: question, input: "", columns };
+                    add(self.part(&exchange, answer, i == 0, !last_only)?);
+                }
+                let first = history.is_empty();
+                let system = system.as_deref().filter(|_| first);
+                let exchange = Exchange { system, instruction, input, columns };
+                add(self.part(&exchange, output, first, true)?);
+            }
+            Row::Conversation { turns, .. } => {
+                let last = turns.iter().rposition(|t| t.role == Role::Assistant);
+                let mut system = None;
+                let mut question: Option<&Turn> = None;
+                let mut first = true;
+                for (i, turn) in turns.iter().enumerate() {
+                    let calls = turn.role == Role::Tool || turn.extra.contains_key("tool_calls");
+                    match turn.role {
+                        _ if calls => return Err(no_tools(self.style.name())),
+                        Role::System if i == 0 => system = Some(turn.content.as_str()),
+                        Role::User => question = Some(turn),
+                        Role::Assistant => {
+                            let asked = question.take().ok_or("an answer follows no question")?;
+                            let exchange = Exchange {
+                                system,
+                                instruction: &asked.content,
+                                input: "",
+                                columns: &nothing,
+                            };
+                            let trained =
+                                turn.train && (self.train_on != TrainOn::Last || last == Some(i));
+                            add(self.part(&exchange, &turn.content, first, trained)?);
+                            first = false;
+                        }
+                        _ => {
+                            return Err(
+                                "a system turn stands in the middle of the conversation".into()
+                            );
+                        }
+                    }
+                }
+            }
+            _ => return Err("is neither an instruction nor a conversation".into()),
+        }
+        Ok((ids, labels))
+    }
+
+    fn part(
+        &self,
+        exchange: &Exchange<'_>,
+        answer: &str,
+        first: bool,
+        trained: bool,
+    ) -> Result<Tokens, Fault> {
+        let prompt =
+            if first { self.style.prompt(exchange) } else { self.style.next_prompt(exchange) };
+        let prompt = prompt.map_err(|message| {
+            let hint = "`prompt_style: chat_template` writes it if the tokenizer has a template";
+            let system = message.contains("system text");
+            Fault { message, hint: system.then(|| hint.to_owned()) }
+        })?;
+        let (ids, mut labels) = self.exchange(&prompt, answer, first)?;
+        if !trained {
+            labels.fill(IGNORED);
+        }
+        Ok((ids, labels))
+    }
+
+    /// Prompt and answer encoded apart, and EOS; `first` may get what the tokenizer puts in front of a text.
+    pub(super) fn exchange(
+        &self,
+        prompt: &str,
+        answer: &str,
+        first: bool,
+    ) -> Result<Tokens, Fault> {
+        let encode =
+            |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
+        let plain = encode(prompt, false)?;
+        let starts_with_bos = !plain.is_empty() && plain.first() == self.tokenizer.bos_id.as_ref();
+        let mut ids = if starts_with_bos || !first { plain } else { encode(prompt, true)? };
+        // A tokenizer that closes every text with EOS would close the prompt too.
+        if first
+            && ids.last().is_some()
+            && ids.last() == self.tokenizer.eos_id.as_ref()
+            && !prompt.is_empty()
+            && !starts_with_bos
+        {
+            ids.pop();
+        }
+        let masked = ids.len();
+        ids.extend(encode(answer, false)?);
+        let eos = self
+            .tokenizer
+            .eos_id
+            .ok_or("the tokenizer has no EOS token, so no answer could end")?;
+        if ids.last() != Some(&eos) || ids.len() == masked {
+            ids.push(eos);
+        }
+        let mut labels: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        if self.train_on != TrainOn::All {
+            labels[..masked].fill(IGNORED);
+        }
+        Ok((ids, labels))
+    }
+}
+
+fn no_tools(style: &str) -> Fault {
+    Fault {
+        message: format!("calls tools, for which the style `{style}` has no place"),
+        hint: Some(
+            "`prompt_style: chat_template` writes them if the tokenizer's template can".into(),
+        ),
+    }
+}
