@@ -3,8 +3,8 @@
 //! The folders mirror the data flow; each may use only what stands below it in this list
 //! (`tests/architecture.rs` enforces it):
 //!
-//! `cli` → `train` → `checkpoint` → `optim` → `model` → `adapters` → `ops` → `quant` and `gpu`, with `hub`, `data`, `config` and
-//! `report` beside them.
+//! `cli` → `train` → `merge` → `checkpoint` → `optim` → `model` → `adapters` → `ops` → `quant` and `gpu`, with `hub`, `data`,
+//! `config` and `report` beside them.
 //!
 //! Dimensions, everywhere: B sequences, N tokens in a batch, T tokens of a sequence, C hidden size, H query heads, K key/value
 //! heads, D head size, F feed-forward size, V vocabulary, R LoRA rank. A *step* is one optimizer step, an *iteration* one
@@ -18,6 +18,7 @@ pub mod data;
 pub mod error;
 pub mod gpu;
 pub mod hub;
+pub mod merge;
 pub mod model;
 pub mod ops;
 pub mod optim;

@@ -9,8 +9,10 @@ const BELOW: &str = "what selftest may use";
 
 /// What each folder may use besides itself.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["train", "selftest", "checkpoint", "data", "config", "report", BELOW]),
-    ("train", &["checkpoint", "data", "config", "report", BELOW]),
+    ("cli", &["train", "merge", "selftest", "checkpoint", "data", "config", "report", BELOW]),
+    ("train", &["merge", "checkpoint", "data", "config", "report", BELOW]),
+    // Reads adapters, writes whole models and runs them: above checkpoint, and a run may end with it.
+    ("merge", &["checkpoint", BELOW]),
     ("selftest", &["optim", "model", "adapters", "ops", "gpu", "quant", "hub", "error"]),
     ("checkpoint", &["optim", "adapters", "hub", "error"]),
     ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),
