@@ -2,6 +2,7 @@
 
 mod finetune;
 mod generate;
+mod merge;
 mod selftest;
 
 use crate::error::UserError;
@@ -24,6 +25,8 @@ enum Verb {
     Finetune(finetune::Args),
     /// Answer a prompt with a model and, if given, an adapter.
     Generate(generate::Args),
+    /// Fold an adapter into full weights.
+    Merge(merge::Args),
     /// Check that a device computes what it should, and how fast.
     Selftest(selftest::Args),
 }
@@ -47,6 +50,7 @@ pub fn main() -> i32 {
     let run = || match cli.verb {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Generate(args) => generate::run(&args),
+        Verb::Merge(args) => merge::run(&args),
         Verb::Selftest(args) => selftest::run(&args),
     };
     let done = report::log::start().map_err(Into::into).and_then(|()| {
