@@ -1,9 +1,12 @@
 //! What a run says: progress, metrics files. The only place that prints.
 
+mod csv;
 pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod progress;
+pub mod sink;
+mod tensorboard;
 
 use std::fmt::Display;
 use std::io::{self, Write};

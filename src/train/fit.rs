@@ -16,8 +16,9 @@ use crate::optim::AdamW;
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::arena::clip_factor;
 use crate::report::memory::peak_bytes;
-use crate::report::metrics::{MetricsFile, StepRecord};
+use crate::report::metrics::StepRecord;
 use crate::report::progress::Progress;
+use crate::report::sink::Sinks;
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -43,8 +44,8 @@ pub enum Ending {
 pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Ending> {
     let (t, e) = (&config.train, &config.eval);
     let total = run.schedule.total_steps;
-    let mut metrics = MetricsFile::new(&config.out_dir);
     let progress = Progress::new(total, t.log_interval);
+    let mut sinks = Sinks::open(&config.out_dir, None, |line| progress.note(line));
     let mut optimizer = AdamW::new(
         AdamWConfig {
             betas: config.optimizer.betas,
@@ -63,7 +64,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
     if e.initial_validation
         && let Some(record) = validate(run, &rope, all, size, 0, stop)?
     {
-        metrics.write(&record)?;
+        sinks.eval(&record)?;
         progress.eval(&record);
     }
     let (mut step, mut epoch, start) = (0, 0, Instant::now());
@@ -123,7 +124,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
                 loss_scale: shown,
                 skipped,
             };
-            metrics.write(&record)?;
+            sinks.step(&record)?;
             progress.step(&record);
             // First what must not be lost, then what can be computed again.
             if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
@@ -133,7 +134,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
                 && step.is_multiple_of(e.interval)
                 && let Some(record) = validate(run, &rope, e.max_iters, size, step, stop)?
             {
-                metrics.write(&record)?;
+                sinks.eval(&record)?;
                 progress.eval(&record);
             }
         }
@@ -150,7 +151,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
         if e.final_validation
             && let Some(record) = validate(run, &rope, all, size, step, stop)?
         {
-            metrics.write(&record)?;
+            sinks.eval(&record)?;
             progress.eval(&record);
         }
         if stop.load(Ordering::Relaxed) {
