@@ -1,6 +1,8 @@
 //! What a run says: progress, metrics files. The only place that prints.
 
+mod axis;
 mod csv;
+pub mod curve;
 pub mod log;
 pub mod memory;
 pub mod metrics;
