@@ -1,9 +1,11 @@
-//! What a run says: progress, metrics files. The only place that prints.
+//! What a run says: progress, metrics files, logs, the curve, the card. The only place that prints.
 
 mod axis;
+pub mod card;
 mod csv;
 pub mod curve;
 pub mod log;
+mod markup;
 pub mod memory;
 pub mod metrics;
 pub mod progress;
