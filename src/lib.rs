@@ -24,5 +24,6 @@ pub mod ops;
 pub mod optim;
 pub mod quant;
 pub mod report;
+pub mod secret;
 pub mod selftest;
 pub mod train;

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("train", &["merge", "checkpoint", "data", "config", "report", BELOW]),
     // Reads adapters, writes whole models and runs them: above checkpoint, and a run may end with it.
     ("merge", &["checkpoint", BELOW]),
-    ("selftest", &["optim", "model", "adapters", "ops", "gpu", "quant", "hub", "error"]),
+    ("selftest", &["optim", "model", "adapters", "ops", "gpu", "quant", "hub", "secret", "error"]),
     ("checkpoint", &["optim", "adapters", "hub", "error"]),
     ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),
     ("optim", &["ops", "gpu", "error"]),
@@ -21,9 +21,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["quant", "gpu", "error"]),
     ("gpu", &["error"]),
     ("quant", &["error"]),
-    ("hub", &["error"]),
+    ("hub", &["secret", "error"]),
     ("data", &["config", "error"]),
-    ("config", &["error"]),
+    ("config", &["secret", "error"]),
     ("report", &["error"]),
 ];
 

@@ -11,15 +11,19 @@ use crate::optim::Arena;
 use crate::report;
 use crate::train::device::{self, Opened};
 use crate::train::prepare::in_file;
+use crate::train::remote::Remote;
 use anyhow::Result;
 use std::path::PathBuf;
 
 /// Arguments of `vft generate`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Hugging Face model directory.
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face model directory, or a model on the Hub.
+    #[arg(long, value_name = "DIR | ID")]
     base: PathBuf,
+    /// Branch, tag or commit of a model on the Hub.
+    #[arg(long)]
+    revision: Option<String>,
     /// PEFT adapter directory.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -63,9 +67,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<i32> {
     let problem = |message: String| UserError::from(Problem::new(message));
-    if !args.base.is_dir() {
-        return Err(problem(format!("`--base`: `{}` is no directory", args.base.display())).into());
-    }
+    let base = Remote::new(None).model(&args.base, args.revision.as_deref())?;
     let positive = |name: &str, x: f32, ok: bool| {
         if ok { Ok(()) } else { Err(problem(format!("`--{name}`: {x} is out of range"))) }
     };
@@ -77,13 +79,13 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         (0.01..=100.0).contains(&args.repetition_penalty),
     )?;
 
-    let tokenizer = Tokenizer::load(&args.base)?;
+    let tokenizer = Tokenizer::load(&base)?;
     let ids = prompt_ids(args, &tokenizer)?;
     let Opened { cx, notes, .. } = device::open(args.device, args.precision, args.threads)?;
     for note in notes {
         report::print_note(format_args!("note: {note}"));
     }
-    let mut decoder = cx.install(|| load(&cx, &args.base, args.quantize.map(device::nf4)))?;
+    let mut decoder = cx.install(|| load(&cx, &base, args.quantize.map(device::nf4)))?;
     let mut arena = Arena::default();
     if let Some(dir) = &args.adapter {
         let file = peft::read(dir)?;

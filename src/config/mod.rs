@@ -17,5 +17,6 @@ mod scalar;
 mod values;
 mod yaml;
 
+pub use crate::secret::Secret;
 pub use choices::*;
 pub use run_config::*;

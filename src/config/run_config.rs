@@ -3,6 +3,7 @@
 use super::choices::*;
 use super::class::DataClass;
 use crate::error::{Place, Problem};
+use crate::secret::Secret;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -212,8 +212,11 @@ fn shard_path(dir: &Path, index: &Path, name: &str) -> Result<PathBuf> {
         |e| Problem::in_file(&path, format!("is named by the index but cannot be read: {e}"));
     let real = path.canonicalize().map_err(missing)?;
     let home = dir.canonicalize().map_err(missing)?;
-    let blobs = home.parent().filter(|p| p.ends_with("snapshots")).and_then(Path::parent);
-    if !real.starts_with(&home) && !blobs.is_some_and(|b| real.starts_with(b.join("blobs"))) {
+    // The repository's own blobs, and those that all repositories of the cache share.
+    let repo = home.parent().filter(|p| p.ends_with("snapshots")).and_then(Path::parent);
+    let in_blobs = |b: &Path| real.starts_with(b.join("blobs"));
+    let known = repo.is_some_and(|r| in_blobs(r) || r.parent().is_some_and(in_blobs));
+    if !real.starts_with(&home) && !known {
         let message = "is a link that leaves the model's directory";
         return Err(Problem::in_file(&path, message).into());
     }

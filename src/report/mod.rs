@@ -4,6 +4,7 @@ mod axis;
 pub mod card;
 mod csv;
 pub mod curve;
+pub mod download;
 pub mod log;
 mod markup;
 pub mod memory;

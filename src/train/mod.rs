@@ -8,6 +8,7 @@ pub mod loss_scale;
 pub mod objective;
 pub mod plan;
 pub mod prepare;
+pub mod remote;
 pub mod save;
 pub mod sources;
 pub mod validate;

@@ -11,6 +11,7 @@ use crate::ops::Cx;
 use crate::report::memory;
 use anyhow::Result;
 use candle_core::DType;
+use std::path::Path;
 
 /// Scratch of a thread: panels of products and of attention.
 const THREAD: u64 = 3 << 20;
@@ -56,6 +57,8 @@ pub struct RunPlan {
 pub struct Ask<'a> {
     /// The config.
     pub config: &'a RunConfig,
+    /// The model's directory.
+    pub model: &'a Path,
     /// The context.
     pub cx: &'a Cx,
     /// The model's shape.
@@ -82,7 +85,7 @@ impl RunPlan {
     pub fn new(ask: &Ask<'_>) -> Result<Self> {
         let (config, cx) = (ask.config, ask.cx);
         let nf4 = config.quantize.map(device::nf4);
-        let sizes = load::sizes(cx, &config.checkpoint_dir, nf4)?;
+        let sizes = load::sizes(cx, ask.model, nf4)?;
         let tokens = largest_micro_batch(ask);
         let free = match cx.gpu() {
             Some(gpu) => Some(gpu.info().memory as u64 / 100 * 95),

@@ -2,6 +2,7 @@
 
 use super::device::{self, Opened};
 use super::plan::{Ask, RunPlan};
+use super::remote::Remote;
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
@@ -18,11 +19,13 @@ use crate::model::{Decoder, families};
 use crate::ops::Cx;
 use crate::optim::{Arena, Cosine};
 use anyhow::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tracing::debug;
 
 /// A run about to start.
 pub struct Run {
+    /// The model's directory on this machine.
+    pub model: PathBuf,
     /// Buffers and threads.
     pub cx: Cx,
     /// The precision of the run.
@@ -58,12 +61,10 @@ pub struct Run {
 pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     let asked = config.is_written("precision").then_some(config.precision);
     let Opened { cx, precision, mut notes } = device::open(config.device, asked, threads)?;
-    let dir = &config.checkpoint_dir;
-    if !dir.is_dir() {
-        let problem =
-            config.problem("checkpoint_dir", format!("`{}` is no directory", dir.display()));
-        return Err(UserError::from(problem.hint("give a Hugging Face model directory with config.json, *.safetensors and tokenizer.json")).into());
-    }
+    let remote = Remote::new(config.access_token.clone());
+    let model = remote.model(&config.checkpoint_dir, config.revision.as_deref());
+    let model = model.map_err(|e| placed(config, "checkpoint_dir", e))?;
+    let dir = &model;
     let hf = HfConfig::load(dir)?;
     let spec = families::spec(&hf)?;
     debug!(dir = %dir.display(), architecture = hf.architecture, layers = spec.layers, "config.json read");
@@ -130,6 +131,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
 
     let plan = RunPlan::new(&Ask {
         config,
+        model: dir,
         cx: &cx,
         spec: &spec,
         data: &data,
@@ -163,6 +165,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         .map_err(|e| in_file(e, file))?;
     arena.to_device(&cx)?;
     Ok(Run {
+        model,
         cx,
         precision,
         data,
@@ -183,9 +186,13 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
 fn placed(config: &RunConfig, key: &str, error: UserError) -> UserError {
     let place = config.places.get(key).cloned();
     let problems = error.problems.into_iter();
-    UserError {
-        problems: problems.map(|p| Problem { place: place.clone().or(p.place), ..p }).collect(),
-    }
+    let at_key = |p: Problem| {
+        let place = place.clone().or(p.place);
+        let message =
+            if p.message.contains(key) { p.message } else { format!("`{key}`: {}", p.message) };
+        Problem { place, message, hint: p.hint }
+    };
+    UserError { problems: problems.map(at_key).collect() }
 }
 
 /// A user's error about what was read from `path`.

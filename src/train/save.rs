@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 pub fn save(config: &RunConfig, run: &mut Run, name: &str) -> Result<()> {
     run.arena.fetch_params()?;
     let dir = config.out_dir.join(name);
-    let base = absolute(&config.checkpoint_dir);
+    let base = here(&config.checkpoint_dir);
     let modules = run.decoder.spec.linear_paths();
-    let resolved = resolved(config, run);
+    let (resolved, model) = (resolved(config, run), run.model.clone());
     atomic::write_dir(&dir, |dir| {
         peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
-        atomic::copy_tokenizer(&config.checkpoint_dir, dir)?;
+        atomic::copy_tokenizer(&model, dir)?;
         let file = dir.join("vft.yaml");
         std::fs::write(&file, resolved.to_yaml()).map_err(|e| atomic::io_problem(&file, &e))?;
         Ok(())
@@ -31,15 +31,23 @@ fn resolved(config: &RunConfig, run: &Run) -> RunConfig {
     config.precision = run.precision;
     (config.lora.r, config.lora.alpha, config.lora.dropout) =
         (run.lora.r, run.lora.alpha, run.lora.dropout);
-    let sets = config.data.sets.iter_mut();
-    let of_sets =
-        sets.flat_map(|s| [s.path.as_mut(), s.val_path.as_mut(), Some(&mut s.download_dir)]);
-    let others =
-        [Some(&mut config.checkpoint_dir), Some(&mut config.out_dir), config.adapter_path.as_mut()];
-    for path in of_sets.chain(others).flatten() {
+    for set in &mut config.data.sets {
+        set.download_dir = absolute(&set.download_dir);
+        for path in [set.path.as_mut(), set.val_path.as_mut()].into_iter().flatten() {
+            *path = here(path);
+        }
+    }
+    config.checkpoint_dir = here(&config.checkpoint_dir);
+    config.out_dir = absolute(&config.out_dir);
+    if let Some(path) = &mut config.adapter_path {
         *path = absolute(path);
     }
     config
+}
+
+/// A path from the root; what does not exist here is an id of the Hub and stays: PEFT and vLLM find it by that.
+fn here(path: &Path) -> PathBuf {
+    if path.exists() { absolute(path) } else { path.to_path_buf() }
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -1,5 +1,6 @@
 //! The sets of a config as files and encoders: what `data` means once the model and its tokenizer are known.
 
+use super::remote::{Remote, RemoteSet};
 use crate::config::class::{DataClass, Holdout, Home};
 use crate::config::{MultiTurn, RunConfig, SetSection};
 use crate::data::dataset::{Ask, DataSet, Files, Options};
@@ -10,6 +11,7 @@ use crate::data::source::splits::{Splits, discover};
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, Result, UserError};
+use crate::hub::remote::is_repo_id;
 use crate::model::spec::DecoderSpec;
 use std::path::{Path, PathBuf};
 
@@ -28,12 +30,13 @@ pub struct Sources {
 /// # Errors
 /// When rows are not where they should be, or are not what they should be.
 pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Result<Sources> {
+    let remote = Remote::of_data(config);
     let (mut asks, mut styles, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for set in &config.data.sets {
         let style = style(config, set, tokenizer, &mut notes)?;
         styles.push(style.clone());
-        let found = find(config, set)?;
-        let (train, val) = chosen(config, set, found)?;
+        let found = find(config, set, &remote)?;
+        let (train, val) = chosen(config, set, found, &remote)?;
         let holdout = match (set.val_split_fraction, set.class.holdout) {
             (None, holdout) => holdout,
             (Some(fraction), Holdout::Random(_)) => Holdout::Random(fraction),
@@ -118,65 +121,104 @@ fn style(
 
 /// What was found: the files of each split, and where.
 struct Found {
-    place: PathBuf,
+    place: String,
     splits: Splits,
+    /// The repository and commit that the files are still to be fetched from.
+    remote: Option<(String, String)>,
 }
 
-fn find(config: &RunConfig, set: &SetSection) -> Result<Found> {
-    if let Some(path) = &set.path {
-        return local(path, set)?.ok_or_else(|| {
-            let message =
-                format!("`{}` is no file, directory or data set of the Hub", path.display());
-            config.problem(&set.key("path"), message).into()
-        });
+impl Found {
+    fn here(place: &Path, splits: Splits) -> Self {
+        Self { place: place.display().to_string(), splits, remote: None }
     }
-    if let Some(repo) = &set.repo_id
-        && let Some(found) = local(Path::new(repo), set)?
-    {
-        return Ok(found);
+
+    fn pair(place: &Path, train: Vec<PathBuf>, val: Vec<PathBuf>) -> Self {
+        Self::here(place, Splits::from([("train".into(), train), ("validation".into(), val)]))
     }
-    let dir = &set.download_dir;
-    let file =
-        |name: &str| Some(dir.join(name)).filter(|p| p.metadata().is_ok_and(|m| m.len() > 0));
+}
+
+/// The files of a set: where the config says, else where the class keeps them, else from where the class comes.
+fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> {
+    let (dir, revision) = (&set.download_dir, set.revision.as_deref());
+    let from_hub = |repo: &str, name: Option<&str>| -> Result<Found> {
+        let RemoteSet { repo, commit, splits } = remote.set(repo, revision, name)?;
+        let paths = |names: Vec<String>| names.into_iter().map(PathBuf::from).collect();
+        let splits = splits.into_iter().map(|(split, names)| (split, paths(names))).collect();
+        let place = format!("data set `{repo}`");
+        Ok(Found { place, splits, remote: Some((repo, commit)) })
+    };
+    let named = [("path", set.path.as_deref()), ("repo_id", set.repo_id.as_deref().map(Path::new))];
+    for (key, path) in named {
+        let Some(path) = path else { continue };
+        if let Some(found) = local(path, set)? {
+            return Ok(found);
+        }
+        return match path.to_str().filter(|text| is_repo_id(text)) {
+            Some(repo) => from_hub(repo, set.subset.as_deref()),
+            None => {
+                let message = format!(
+                    "`{}` is no file, no directory and no data set of the Hub",
+                    path.display()
+                );
+                Err(config.problem(&set.key(key), message).into())
+            }
+        };
+    }
+    let fetched = |name: &str, url: &str| -> Result<PathBuf> {
+        let path = dir.join(name);
+        if !path.metadata().is_ok_and(|m| m.len() > 0) {
+            remote.file(url, &path).map_err(|e| or_put_it(e, &path, set))?;
+        }
+        Ok(path)
+    };
     match set.class.home {
-        Home::File(name, _) => {
-            if let Some(path) = file(set.file_name.as_deref().unwrap_or(name)) {
-                return Ok(Found {
-                    splits: Splits::from([("train".into(), vec![path.clone()])]),
-                    place: path,
-                });
-            }
+        Home::File(name, url) => {
+            let name = set.file_name.as_deref().unwrap_or(name);
+            let path = fetched(name, set.file_url.as_deref().unwrap_or(url))?;
+            Ok(Found::here(&path, Splits::from([("train".into(), vec![path.clone()])])))
         }
-        Home::Pair([train, val], _) => {
-            if let (Some(train), Some(val)) = (file(train), file(val)) {
-                let splits =
-                    Splits::from([("train".into(), vec![train]), ("validation".into(), vec![val])]);
-                return Ok(Found { splits, place: dir.clone() });
-            }
+        Home::Pair([train, val], url) => {
+            let of = |name: &str| fetched(name, &format!("{url}/{name}"));
+            Ok(Found::pair(dir, vec![of(train)?], vec![of(val)?]))
         }
-        Home::Subsets(_) => {
-            if let Some(splits) = subsets(set, &file) {
-                return Ok(Found { splits, place: dir.clone() });
-            }
+        Home::Subsets(url) => {
+            let url = set.url.as_deref().unwrap_or(url).trim_end_matches('/');
+            let names = subset_names(set);
+            let of = |split: &str| {
+                let file = |s: &String| {
+                    let name = format!("{s}_{split}.jsonl");
+                    fetched(&name, &format!("{url}/{split}/{name}"))
+                };
+                names.iter().map(file).collect::<Result<Vec<_>>>()
+            };
+            Ok(Found::pair(dir, of("train")?, of("test")?))
         }
-        Home::Hub(..) | Home::Path => {
-            if dir.is_dir()
-                && let Some(found) = local(dir, set)?
-            {
+        Home::Hub(repo, name, ..) => {
+            let holds_files = dir.read_dir().is_ok_and(|mut d| d.next().is_some());
+            if holds_files && let Some(found) = local(dir, set)? {
                 return Ok(found);
             }
+            from_hub(repo, set.subset.as_deref().or(name)).map_err(|e| or_put_it(e, dir, set))
+        }
+        Home::Path => {
+            let key = set.key("path");
+            Err(config.problem(&key, "is missing").into())
         }
     }
-    Err(not_here(config, set))
 }
 
-/// FLAN's files, if all are there.
-fn subsets(set: &SetSection, file: &dyn Fn(&str) -> Option<PathBuf>) -> Option<Splits> {
-    let names = subset_names(set);
-    let of = |split: &str| {
-        names.iter().map(|s| file(&format!("{s}_{split}.jsonl"))).collect::<Option<Vec<_>>>()
+/// An error of a download with the other way out: rows that are put where the class looks.
+fn or_put_it(error: UserError, path: &Path, set: &SetSection) -> UserError {
+    let way = format!(
+        "without a network put the rows at {}, or name them with `{}`",
+        path.display(),
+        set.key("path")
+    );
+    let more = |p: Problem| {
+        let hint = p.hint.map_or_else(|| way.clone(), |h| format!("{h}; {way}"));
+        Problem { hint: Some(hint), ..p }
     };
-    Some(Splits::from([("train".into(), of("train")?), ("validation".into(), of("test")?)]))
+    UserError { problems: error.problems.into_iter().map(more).collect() }
 }
 
 /// The subsets that are asked for, else all in the order of their names.
@@ -197,19 +239,23 @@ fn local(path: &Path, set: &SetSection) -> Result<Option<Found>> {
         Home::Hub(_, name, ..) if path.is_dir() && path.join(name.unwrap_or("\0")).is_dir() => name,
         _ => None,
     });
-    Ok(Some(Found { place: path.into(), splits: discover(path, config_name)? }))
+    Ok(Some(Found::here(path, discover(path, config_name)?)))
 }
 
 /// The training and validation files among the splits.
-fn chosen(config: &RunConfig, set: &SetSection, found: Found) -> Result<(Files, Option<Files>)> {
-    let Found { place, splits } = found;
+fn chosen(
+    config: &RunConfig,
+    set: &SetSection,
+    found: Found,
+    remote: &Remote,
+) -> Result<(Files, Option<Files>)> {
+    let Found { place, splits, remote: far } = found;
     let (class_train, class_val) = class_splits(set.class);
     let known = || splits.keys().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
     let written = |key: &str, text: &str| -> Result<Files> {
         let slice = SplitSlice::parse(text).map_err(|e| config.problem(&set.key(key), e))?;
         let paths = splits.get(&slice.split).cloned().ok_or_else(|| {
-            let message =
-                format!("{} has no split `{}`; it has {}", place.display(), slice.split, known());
+            let message = format!("{} has no split `{}`; it has {}", place, slice.split, known());
             config.problem(&set.key(key), message)
         })?;
         Ok(Files { paths, slice: Some(slice).filter(|s| !s.is_whole()) })
@@ -242,7 +288,15 @@ fn chosen(config: &RunConfig, set: &SetSection, found: Found) -> Result<(Files, 
             return Err(Problem::in_file(&place, message).hint("remove one of the two").into());
         }
     }
-    Ok((train, val))
+    let Some((repo, commit)) = far else { return Ok((train, val)) };
+    let fetch = |files: Files| -> Result<Files> {
+        let names: Vec<String> =
+            files.paths.iter().map(|p| p.to_string_lossy().into_owned()).collect();
+        Ok(Files { paths: remote.files(&repo, &commit, &names)?, ..files })
+    };
+    let own_val = set.val_path.is_some();
+    let val = val.map(|v| if own_val { Ok(v) } else { fetch(v) }).transpose()?;
+    Ok((fetch(train)?, val))
 }
 
 fn class_splits(class: &DataClass) -> (Option<&'static str>, Option<&'static str>) {
@@ -250,25 +304,4 @@ fn class_splits(class: &DataClass) -> (Option<&'static str>, Option<&'static str
         Home::Hub(_, _, train, val) => (Some(train), val),
         _ => (None, None),
     }
-}
-
-/// The rows are nowhere on this machine: which file to put where.
-fn not_here(config: &RunConfig, set: &SetSection) -> UserError {
-    let dir = set.download_dir.display();
-    let place = match set.class.home {
-        Home::File(name, url) => {
-            let name = set.file_name.as_deref().unwrap_or(name);
-            format!("{dir}/{name} (from {})", set.file_url.as_deref().unwrap_or(url))
-        }
-        Home::Pair([train, val], url) => format!("{dir}/{train} and {dir}/{val} (from {url})"),
-        Home::Subsets(url) => format!(
-            "{dir}/<subset>_train.jsonl and _test.jsonl (from {})",
-            set.url.as_deref().unwrap_or(url)
-        ),
-        Home::Hub(repo, ..) => format!("{dir} (from {})", set.repo_id.as_deref().unwrap_or(repo)),
-        Home::Path => set.repo_id.clone().unwrap_or_default(),
-    };
-    let message = format!("the rows of {} are not on this machine", set.class.name);
-    let problem = config.problem("data.class_path", message);
-    problem.hint(format!("put them at {place}, or name them with `{}`", set.key("path"))).into()
 }

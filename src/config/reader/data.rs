@@ -1,6 +1,6 @@
 //! The `data` block: one set of rows, or several mixed.
 
-use super::super::choices::{MultiTurn, OnBadRow, Secret, TrainOn};
+use super::super::choices::{MultiTurn, OnBadRow, TrainOn};
 use super::super::class::{DataClass, FLAN_SUBSETS, Home};
 use super::super::run_config::{DataSection, SetSection};
 use super::super::scalar;
@@ -8,6 +8,7 @@ use super::super::values::{MIX, Values, plain};
 use super::super::yaml::{Node, Value};
 use super::seed;
 use crate::error::Problem;
+use crate::secret::Secret;
 use std::collections::BTreeMap;
 
 const ARGS: &str = "data.init_args";
@@ -38,7 +39,7 @@ pub(super) fn data(r: &mut Values) -> DataSection {
             // LitGPT's 0 means that the main process does the work.
             Ok(Some(n.clamp(1, 1024)))
         }),
-        access_token: r.text(&key("access_token")).map(Secret::new),
+        access_token: r.text(&key("access_token")).map(|t| Secret::new(&t)),
         seed: r.read(&key("seed"), 42, seed),
     }
 }

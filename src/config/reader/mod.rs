@@ -11,6 +11,7 @@ use super::run_config::*;
 use super::scalar;
 use super::values::Values;
 use crate::error::{Problem, Result, UserError};
+use crate::secret::Secret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -44,7 +45,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
     let mut config = RunConfig {
         checkpoint_dir: required(r, "checkpoint_dir"),
         revision: r.text("revision"),
-        access_token: r.text("access_token").map(Secret::new),
+        access_token: r.text("access_token").map(|t| Secret::new(&t)),
         out_dir: directory(r, "out_dir", "out/finetune/lora"),
         device: r.choice("device", Device::Auto),
         precision: r.choice("precision", Precision::Bf16),

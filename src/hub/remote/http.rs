@@ -9,9 +9,9 @@
 
 use super::error::{HubError, Result, Subject};
 use super::progress::Call;
-use super::secret::Secret;
 use super::vars::Vars;
 use crate::error::Problem;
+use crate::secret::Secret;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use std::io::ErrorKind;

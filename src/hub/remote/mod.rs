@@ -18,18 +18,17 @@ mod names;
 mod partial;
 mod progress;
 mod repo;
-mod secret;
 mod store;
 mod transfer;
 mod url_file;
 mod vars;
 
+pub use crate::secret::Secret;
 pub use dataset::DatasetFiles;
 pub use error::{HubError, Result};
 pub use http::Patience;
 pub use names::is_repo_id;
 pub use progress::Progress;
-pub use secret::Secret;
 
 use hf_hub::RepoType;
 use http::Http;

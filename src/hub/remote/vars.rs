@@ -12,8 +12,8 @@
 //! huggingface_hub `constants.py` and `utils/_auth.py`, 2.4.0.
 
 use super::error::Result;
-use super::secret::Secret;
 use crate::error::Problem;
+use crate::secret::Secret;
 use std::path::{Path, PathBuf};
 use ureq::http::Uri;
 

@@ -12,7 +12,8 @@ impl Secret {
         Self(token.trim().to_owned())
     }
 
-    pub(super) fn expose(&self) -> &str {
+    /// The token itself, for the one who must send it.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
