@@ -5,6 +5,7 @@ use crate::config::{Device, Precision, Quantize};
 use crate::data::row::{Role, Turn};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
+use crate::model::generate::{Answer, Generator};
 use crate::model::load::{attach, load};
 use crate::model::sample::{Sampler, Sampling};
 use crate::optim::Arena;
@@ -121,26 +122,15 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         seed: args.seed,
     };
     let mut sampler = Sampler::new(sampling, &ids);
-    let answer = cx.install(|| -> Result<Vec<u32>> {
-        let rope = decoder.rope_table(&cx, ids.len() + room)?;
-        let mut cache = decoder.cache(&cx, ids.len() + room)?;
-        let (mut answer, mut next) = (Vec::new(), ids.clone());
-        while answer.len() < room {
-            let logits = decoder.decode(&cx, &arena, &rope, &next, &mut cache)?;
-            if logits.iter().all(|z| !z.is_finite()) {
-                let message =
-                    "the model's output is not finite: its weights or the adapter are broken";
-                return Err(problem(message.into()).into());
-            }
-            let id = sampler.next(logits);
-            if tokenizer.stop_ids.contains(&id) {
-                break;
-            }
-            answer.push(id);
-            next = vec![id];
-        }
-        Ok(answer)
+    let answer = cx.install(|| -> Result<Answer> {
+        let rope = &decoder.rope_table(&cx, ids.len() + room)?;
+        let generator = Generator { cx: &cx, decoder: &decoder, arena: &arena, rope };
+        Ok(generator.answer(&ids, room, &mut sampler, &tokenizer.stop_ids, &|| true)?)
     })?;
+    let Answer::Tokens(answer) = answer else {
+        let message = "the model's output is not finite: its weights or the adapter are broken";
+        return Err(problem(message.into()).into());
+    };
     report::print_out(&(tokenizer.decode(&answer, true)? + "\n"));
     Ok(0)
 }

@@ -221,6 +221,16 @@ impl DataSet {
         self.example(self.train[i])
     }
 
+    /// The tokens before the first answer of a validation sample, and those of the answer with what follows; `None` where nobody is
+    /// asked.
+    pub fn asked(&self, i: usize) -> Option<(&[u32], &[u32])> {
+        let key = self.val[i];
+        let store = &self.stores[key.store as usize].0;
+        let prompt = store.entries()[key.sample as usize].prompt as usize;
+        let ids = store.example(key.sample as usize).ids;
+        (prompt > 0 && prompt < ids.len()).then(|| ids.split_at(prompt))
+    }
+
     /// A validation sample.
     pub fn val(&self, i: usize) -> Example<'_> {
         self.example(self.val[i])

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod decoder;
 pub mod families;
 pub mod footprint;
+pub mod generate;
 mod head;
 pub mod layer;
 pub mod linear;

@@ -25,6 +25,8 @@ impl Encoder<'_> {
         if !mask {
             labels = ids.iter().map(|id| *id as i32).collect();
         }
+        let prompt = first_question(&writer, turns, &text);
+        let prompt = starts.iter().filter(|s| **s < prompt).count();
         let mut closed = true;
         for (i, _) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
             // Where everything is trained, only an answer that is not, and the end of the last, must be found.
@@ -62,6 +64,14 @@ impl Encoder<'_> {
             ids.push(eos);
             labels.push(if last.is_none_or(trained) { eos as i32 } else { IGNORED });
         }
-        Ok((ids, labels))
+        Ok((ids, labels, prompt))
     }
+}
+
+/// The bytes of the text before the first answer; 0 where the template opens an answer otherwise than it writes one.
+fn first_question(writer: &Writer<'_>, turns: &[Turn], text: &str) -> usize {
+    let Some(first) = turns.iter().position(|t| t.role == Role::Assistant) else { return 0 };
+    // Some templates refuse half a conversation; then nothing is asked of the model, and nothing is lost.
+    let opened = writer.render(&turns[..first], true).unwrap_or_default();
+    if text.starts_with(&opened) { opened.len() } else { 0 }
 }

@@ -25,6 +25,8 @@ pub struct Sample {
     pub ids: Vec<u32>,
     /// Labels.
     pub labels: Vec<i32>,
+    /// Tokens before the first answer; 0 where nobody is asked.
+    pub prompt: usize,
     /// What was taken away to make it fit.
     pub cut: Cut,
     /// Whether the row's `input` does not appear, as the style has no place for it.
@@ -72,7 +74,8 @@ pub struct Encoder<'a> {
     pub ignore_index: i64,
 }
 
-type Tokens = (Vec<u32>, Vec<i32>);
+/// Token ids, their labels, and the number of tokens before the first answer.
+type Tokens = (Vec<u32>, Vec<i32>, usize);
 
 impl Encoder<'_> {
     /// The samples of a row: one, or several of a text or of a conversation taken apart.
@@ -88,8 +91,7 @@ impl Encoder<'_> {
             Row::Tokens { ids, labels } => vec![self.verbatim(ids, labels)?],
             Row::Text(text) => self.text(&text)?,
             Row::Completion { prompt, completion } if !self.chosen => {
-                let (ids, labels) = self.exchange(&prompt, &completion, true)?;
-                vec![Sample { ids, labels, ..Sample::default() }]
+                vec![whole(self.exchange(&prompt, &completion, true)?)]
             }
             Row::Completion { prompt, completion } => {
                 vec![self.written(instruction(prompt, completion))?]
@@ -157,24 +159,23 @@ impl Encoder<'_> {
 
     /// A conversation or instruction in the style; too long a conversation loses its last exchanges.
     fn written(&self, row: Row) -> Result<Sample, Fault> {
-        let (ids, labels) = self.tokens(&row)?;
+        let mut tokens = self.tokens(&row)?;
         let most = self.limit.unwrap_or(usize::MAX);
-        if ids.len() <= most {
-            return Ok(Sample { ids, labels, ..Sample::default() });
+        if tokens.0.len() <= most {
+            return Ok(whole(tokens));
         }
         let tools = match &row {
             Row::Conversation { tools, .. } => tools.clone(),
             _ => None,
         };
         let mut shorter = row.into_turns(joined).unwrap_or_default();
-        let mut tokens = (ids, labels);
         let mut cut = Cut::Tokens;
         while tokens.0.len() > most && without_last_exchange(&mut shorter) {
             tokens =
                 self.tokens(&Row::Conversation { turns: shorter.clone(), tools: tools.clone() })?;
             cut = Cut::Exchanges;
         }
-        Ok(Sample { ids: tokens.0, labels: tokens.1, cut, input_lost: false })
+        Ok(Sample { cut, ..whole(tokens) })
     }
 
     fn tokens(&self, row: &Row) -> Result<Tokens, Fault> {
@@ -212,7 +213,7 @@ impl Encoder<'_> {
 
     /// A text with its EOS, in as many samples as it takes.
     fn text(&self, text: &str) -> Result<Vec<Sample>, Fault> {
-        let (ids, _) = self.exchange("", text, true)?;
+        let (ids, ..) = self.exchange("", text, true)?;
         let most = self.limit.unwrap_or(self.context).min(self.context).max(2);
         let sample = |ids: &[u32]| Sample {
             ids: ids.to_vec(),
@@ -239,6 +240,10 @@ impl Encoder<'_> {
         }
         Ok(sample)
     }
+}
+
+fn whole((ids, labels, prompt): Tokens) -> Sample {
+    Sample { ids, labels, prompt, ..Sample::default() }
 }
 
 fn instruction(prompt: String, completion: String) -> Row {

@@ -12,8 +12,9 @@ impl Encoder<'_> {
     /// A conversation or instruction in the style.
     pub(super) fn styled(&self, row: &Row) -> Result<Tokens, Fault> {
         let nothing = Map::new();
-        let (mut ids, mut labels) = (Vec::new(), Vec::new());
-        let mut add = |(more_ids, more_labels): Tokens| {
+        let (mut ids, mut labels, mut asked) = (Vec::new(), Vec::new(), None);
+        let mut add = |(more_ids, more_labels, prompt): Tokens| {
+            asked.get_or_insert(prompt);
             ids.extend(more_ids);
             labels.extend(more_labels);
         };
@@ -64,7 +65,7 @@ impl Encoder<'_> {
             }
             _ => return Err("is neither an instruction nor a conversation".into()),
         }
-        Ok((ids, labels))
+        Ok((ids, labels, asked.unwrap_or(0)))
     }
 
     fn part(
@@ -81,11 +82,11 @@ impl Encoder<'_> {
             let system = message.contains("system text");
             Fault { message, hint: system.then(|| hint.to_owned()) }
         })?;
-        let (ids, mut labels) = self.exchange(&prompt, answer, first)?;
+        let (ids, mut labels, asked) = self.exchange(&prompt, answer, first)?;
         if !trained {
             labels.fill(IGNORED);
         }
-        Ok((ids, labels))
+        Ok((ids, labels, asked))
     }
 
     /// Prompt and answer encoded apart, and EOS; `first` may get what the tokenizer puts in front of a text.
@@ -122,7 +123,7 @@ impl Encoder<'_> {
         if self.train_on != TrainOn::All {
             labels[..masked].fill(IGNORED);
         }
-        Ok((ids, labels))
+        Ok((ids, labels, masked))
     }
 }
 

@@ -26,7 +26,9 @@ pub struct Entry {
     /// First token.
     pub start: u64,
     /// Number of the row among all rows of the set, from 0.
-    pub row: u64,
+    pub row: u32,
+    /// Tokens before the first answer; 0 where nobody is asked.
+    pub prompt: u32,
     /// Tokens; 0 for a row that is left out.
     pub len: u32,
     /// Tokens that are trained.

@@ -59,13 +59,14 @@ impl Writer {
         &mut self,
         file: u32,
         line: usize,
-        row: u64,
+        row: u32,
         sample: Option<&Sample>,
     ) -> Result<()> {
         let (ids, labels): (&[u32], &[i32]) = sample.map_or((&[], &[]), |s| (&s.ids, &s.labels));
         let entry = Entry {
             start: self.at,
             row,
+            prompt: sample.map_or(0, |s| s.prompt) as u32,
             len: ids.len() as u32,
             targets: sample.map_or(0, Sample::targets) as u32,
             line: u32::try_from(line).unwrap_or(u32::MAX),
