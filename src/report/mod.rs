@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod progress;
 pub mod sink;
 mod tensorboard;
+mod usage;
 
 use std::fmt::Display;
 use std::io::{self, Write};
