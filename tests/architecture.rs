@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("selftest", &["optim", "model", "adapters", "ops", "gpu", "quant", "hub", "secret", "error"]),
     ("checkpoint", &["optim", "adapters", "hub", "error"]),
     ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),
-    ("optim", &["ops", "gpu", "error"]),
+    ("optim", &["ops", "quant", "gpu", "error"]),
     ("adapters", &["ops", "error"]),
     ("ops", &["quant", "gpu", "error"]),
     ("gpu", &["error"]),

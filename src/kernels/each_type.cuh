@@ -1,5 +1,6 @@
 // The files that are written in terms of T. Included once for each type: no guard.
 #include "adamw.cuh"
+#include "adamw8bit.cuh"
 #include "attention.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
@@ -7,4 +8,5 @@
 #include "rms_norm.cuh"
 #include "rope.cuh"
 #include "rows.cuh"
+#include "sgd.cuh"
 #include "swiglu.cuh"

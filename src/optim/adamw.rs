@@ -1,7 +1,8 @@
-//! AdamW with torch's semantics, as one pass over the arena.
+//! AdamW and Adam with torch's semantics, as one pass over the arena.
 //!
-//! p ← p·(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − (lr/(1−β₁ᵗ))·m / (√v/√(1−β₂ᵗ) + ε), t from 1.
-//! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py::_single_tensor_adamw`
+//! AdamW: p ← p·(1 − lr·wd); m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − (lr/(1−β₁ᵗ))·m / (√v/√(1−β₂ᵗ) + ε), t from 1.
+//! Adam: the same with g ← g + wd·p first, and p not decayed.
+//! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py`, `optim/adam.py::_single_tensor_adam`
 
 use super::arena::{Arena, PIECE};
 use crate::gpu::{Arg, NULL};
@@ -16,13 +17,18 @@ pub struct AdamWConfig {
     pub betas: [f64; 2],
     /// ε, added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay.
+    /// Weight decay: decoupled in AdamW, a part of the gradient in Adam.
     pub weight_decay: f64,
 }
+
+/// Both moments, f32, for an element: bytes.
+pub(super) const STATE_BYTES: usize = 8;
 
 /// The optimizer's state: both moments, f32, laid out as the arena.
 pub struct AdamW {
     config: AdamWConfig,
+    /// Whether the decay is a part of the gradient: Adam.
+    l2: bool,
     moments: Moments,
     /// Updates done.
     pub t: i32,
@@ -49,7 +55,15 @@ impl AdamW {
         } else {
             Moments::Host { m: vec![0.0; n], v: vec![0.0; n] }
         };
-        Ok(Self { config, moments, t: 0 })
+        Ok(Self { config, l2: false, moments, t: 0 })
+    }
+
+    /// Fresh state of Adam for an arena.
+    ///
+    /// # Errors
+    /// When a device has no memory left.
+    pub fn adam(config: AdamWConfig, cx: &Cx, arena: &Arena) -> Result<Self> {
+        Ok(Self { l2: true, ..Self::new(config, cx, arena)? })
     }
 
     /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.
@@ -61,7 +75,8 @@ impl AdamW {
         let [b1, b2] = self.config.betas;
         let step_size = (lr / (1.0 - b1.powi(self.t))) as f32;
         let root2 = (1.0 - b2.powi(self.t)).sqrt() as f32;
-        let decay = (1.0 - lr * self.config.weight_decay) as f32;
+        let wd = self.config.weight_decay;
+        let (decay, l2) = if self.l2 { (1.0, wd as f32) } else { ((1.0 - lr * wd) as f32, 0.0) };
         let (c1, c2, b2, eps) =
             ((1.0 - b1) as f32, (1.0 - b2) as f32, b2 as f32, self.config.eps as f32);
         let (m, v) = match &mut self.moments {
@@ -84,9 +99,10 @@ impl AdamW {
                     Arg::F32(c2),
                     Arg::F32(b2),
                     Arg::F32(eps),
+                    Arg::F32(l2),
                 ];
                 // SAFETY: adamw(float *p, T *copy, const float *g, float *m, float *v, u64 n, float scale, float step_size,
-                // float root2, float decay, float c1, float c2, float b2, float eps), all arrays of n elements.
+                // float root2, float decay, float c1, float c2, float b2, float eps, float l2), all arrays of n elements.
                 return unsafe { gpu.each("adamw", n, &args) };
             }
         };
@@ -97,7 +113,7 @@ impl AdamW {
                 #[inline(always)]
                 || {
                     for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * factor;
+                        let g = g * factor + l2 * *p;
                         *p *= decay;
                         *m += (g - *m) * c1;
                         *v = *v * b2 + c2 * g * g;

@@ -1,5 +1,6 @@
-//! NF4 in bitsandbytes' layout.
+//! NF4 and 8-bit blocks in bitsandbytes' layout.
 
+pub mod blockwise;
 mod decode;
 pub mod dynamic_map;
 pub mod mean;

@@ -9,8 +9,9 @@ use crate::ops::rope::{self, Turn};
 use crate::ops::{
     Buf, Cx, Mirror, Vector, Weight, cross_entropy, embedding, rms_norm, rows, swiglu,
 };
-use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::sgd::SgdConfig;
+use crate::optim::{Arena, Optimizer, OptimizerConfig};
 use candle_core::{DType, Result};
 use half::bf16;
 
@@ -226,6 +227,24 @@ impl<'a> Checks<'a> {
         let halves: Vec<f32> = g.iter().map(|g| g * 0.5).collect();
         let want = reference::adamw(&p, &halves, 1e-2, [0.9, 0.95], 1e-6, 0.1);
         line("adamw", error(arena.param(&slice), &want), 1e-6);
+        let momentum =
+            SgdConfig { momentum: 0.9, dampening: 0.0, weight_decay: 0.1, nesterov: true };
+        let l2 = |(p, g): (&f32, &f32)| f64::from(*g) + 0.1 * f64::from(*p);
+        let descent: Vec<f64> =
+            p.iter().zip(&halves).map(|e| f64::from(*e.0) - 1e-2 * 1.9 * l2(e)).collect();
+        for (what, kind, want) in [
+            ("adamw, 8 bit", OptimizerConfig::AdamW8bit(config), &want),
+            ("sgd", OptimizerConfig::Sgd(momentum), &descent),
+        ] {
+            let mut arena = Arena::default();
+            let slice = arena.push("p", [1, n], &p);
+            arena.grads[..n].copy_from_slice(&g);
+            arena.to_device(self.cx)?;
+            arena.send_grads()?;
+            Optimizer::new(kind, self.cx, &arena)?.step(self.cx, &mut arena, 1e-2, 0.5)?;
+            arena.fetch_params()?;
+            line(what, error(arena.param(&slice), want), 1e-6);
+        }
         Ok(())
     }
 }
