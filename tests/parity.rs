@@ -21,7 +21,7 @@ use vft::model::{Decoder, Tokens};
 use vft::ops::Cx;
 use vft::optim::adamw::AdamWConfig;
 use vft::optim::arena::clip_factor;
-use vft::optim::{AdamW, Arena, Cosine};
+use vft::optim::{AdamW, Arena, Schedule, Shape};
 
 /// Relative: each step's loss, each step's norm, each gradient tensor (L2), final adapter over movement (L2), logits (L2).
 const LOSS: f64 = 1e-6;
@@ -163,7 +163,8 @@ fn train_windows(
     let config =
         AdamWConfig { betas, eps: f.number("eps"), weight_decay: f.number("weight_decay") };
     let mut optimizer = AdamW::new(config, &m.cx, &m.arena).unwrap();
-    let schedule = Cosine {
+    let schedule = Schedule {
+        shape: Shape::Cosine,
         lr: f.number("lr"),
         min_lr: 0.0,
         warmup_steps: f.number("warmup_steps") as usize,

@@ -10,4 +10,4 @@ pub mod sgd;
 pub use adamw::AdamW;
 pub use arena::{Arena, Slice};
 pub use optimizer::{Optimizer, OptimizerConfig};
-pub use schedule::Cosine;
+pub use schedule::{Schedule, Shape};

@@ -17,7 +17,7 @@ use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
 use crate::model::{Decoder, families};
 use crate::ops::Cx;
-use crate::optim::{Arena, Cosine};
+use crate::optim::{Arena, Schedule, Shape};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tracing::debug;
@@ -47,7 +47,7 @@ pub struct Run {
     /// What the run needs, and what layers keep.
     pub plan: RunPlan,
     /// Rates of all steps.
-    pub schedule: Cosine,
+    pub schedule: Schedule,
     /// Steps of an epoch.
     pub steps_per_epoch: usize,
     /// What the user should know.
@@ -127,7 +127,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
             if cx.gpu().is_some() { "it stays on the device" } else { "it is ordinary memory" };
         notes.push(format!("PagedAdamW: the optimizer's state is not paged; {place}"));
     }
-    let schedule = Cosine { lr: config.optimizer.lr, min_lr: t.min_lr, warmup_steps, total_steps };
+    let (lr, min_lr) = (config.optimizer.lr, t.min_lr);
+    let schedule = Schedule { shape: Shape::Cosine, lr, min_lr, warmup_steps, total_steps };
 
     let plan = RunPlan::new(&Ask {
         config,
