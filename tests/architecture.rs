@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["train", "merge", "selftest", "checkpoint", "data", "config", "report", BELOW]),
     ("train", &["merge", "checkpoint", "data", "config", "report", BELOW]),
     // Reads adapters, writes whole models and runs them: above checkpoint, and a run may end with it.
-    ("merge", &["checkpoint", BELOW]),
+    ("merge", &["config", "checkpoint", BELOW]),
     ("selftest", &["optim", "model", "adapters", "ops", "gpu", "quant", "hub", "secret", "error"]),
     ("checkpoint", &["optim", "adapters", "hub", "error"]),
     ("model", &["optim", "adapters", "ops", "quant", "hub", "error"]),

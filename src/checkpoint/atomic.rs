@@ -48,6 +48,30 @@ pub fn write_dir(
     result
 }
 
+/// As [`write_dir`], in the place of what `path` holds: the old directory stays until the new one is whole.
+///
+/// # Errors
+/// When anything cannot be written; then the old directory is still there.
+pub fn replace_dir(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !path.exists() {
+        return write_dir(path, fill);
+    }
+    let beside = |end: &str| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        path.with_file_name(format!(".{name}.{end}-{}", std::process::id()))
+    };
+    let (new, old) = (beside("new"), beside("old"));
+    write_dir(&new, fill)?;
+    fs::rename(path, &old).map_err(|e| io_problem(path, &e))?;
+    fs::rename(&new, path).map_err(|e| io_problem(path, &e))?;
+    // The new one is in place; what cannot be removed carries a name that says what it is.
+    let _ = fs::remove_dir_all(&old);
+    Ok(())
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         File::open(entry?.path())?.sync_all()?;

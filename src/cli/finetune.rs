@@ -6,7 +6,8 @@ use crate::error::{Problem, UserError};
 use crate::report;
 use crate::report::memory::peak_bytes;
 use crate::train::device;
-use crate::train::fit::{Ending, fit};
+use crate::train::finish;
+use crate::train::fit::{Ending, Outcome, fit};
 use crate::train::prepare::{Run, prepare};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Exit code after a signal: the shell's 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
+
+/// Exit code of a run whose time is over before its steps are: BSD's EX_TEMPFAIL, to be started again.
+const UNFINISHED: i32 = 75;
 
 /// Signals within this time are one.
 const ONE_WISH: Duration = Duration::from_secs(1);
@@ -57,38 +61,64 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     for line in summary(&config, &run) {
         report::print_note(line);
     }
-    let ending = fit(&config, &mut run, &stop)?;
+    let outcome = fit(&config, &mut run, &stop)?;
     let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());
     if let Some(note) = run.plan.overrun(used) {
         report::print_note(format_args!("note: {note}"));
     }
-    match ending {
-        Ending::Finished => {
-            report::print_note(format_args!(
-                "adapter saved in {}",
-                config.out_dir.join("final").display()
-            ));
-            Ok(0)
+    end(&config, &run, &outcome, &stop)
+}
+
+/// What is told, written and returned after the loop.
+fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> Result<i32> {
+    let (step, last) = (outcome.step, config.out_dir.join("final"));
+    let checkpoint = config.out_dir.join(format!("step-{step:08}"));
+    let kept = if step > 0 {
+        format!("; adapter saved in {}", checkpoint.display())
+    } else {
+        String::new()
+    };
+    match outcome.ending {
+        Ending::Interrupted => {
+            report::print_note(format_args!("stopped by a signal after step {step}{kept}"));
+            return Ok(INTERRUPTED);
         }
-        Ending::Unvalidated => {
-            let saved = config.out_dir.join("final");
-            report::print_note(format_args!(
-                "stopped by a signal in the last validation; adapter saved in {}",
-                saved.display()
-            ));
-            Ok(INTERRUPTED)
+        Ending::TimeUp => {
+            report::print_note(format_args!("train.max_time is over after step {step}{kept}"));
+            return Ok(UNFINISHED);
         }
-        Ending::Interrupted { step } => {
-            let saved = config.out_dir.join(format!("step-{step:08}"));
-            let place = if step > 0 {
-                format!("; adapter saved in {}", saved.display())
-            } else {
-                String::new()
-            };
-            report::print_note(format_args!("stopped by a signal after step {step}{place}"));
-            Ok(INTERRUPTED)
-        }
+        Ending::Finished | Ending::Early | Ending::Unvalidated => {}
     }
+    finish::describe(config, run, outcome)?;
+    if outcome.ending == Ending::Unvalidated {
+        report::print_note(format_args!(
+            "stopped by a signal in the last validation; adapter saved in {}",
+            last.display()
+        ));
+        return Ok(INTERRUPTED);
+    }
+    if outcome.ending == Ending::Early {
+        report::print_note(format_args!(
+            "the validation loss fell no more: ended after step {step}"
+        ));
+    }
+    report::print_note(format_args!("adapter saved in {}", last.display()));
+    if config.train.save_best && config.out_dir.join("best").is_dir() {
+        let best = config.out_dir.join("best");
+        report::print_note(format_args!(
+            "adapter of the lowest validation loss in {}",
+            best.display()
+        ));
+    }
+    if config.save_merged {
+        let report = finish::merged(config, run, stop)?;
+        for note in &report.notes {
+            report::print_note(format_args!("note: {note}"));
+        }
+        let dir = config.out_dir.join("merged");
+        report::print_note(format_args!("merged model saved in {}", dir.display()));
+    }
+    Ok(0)
 }
 
 /// The first signal ends a run after the micro-batch at hand; while nothing is trained yet, or at the second, it ends at once.

@@ -97,7 +97,7 @@ impl RunConfig {
     }
 
     /// The value of a key as YAML; `None` where another key says it.
-    fn value(&self, key: &str) -> Option<String> {
+    pub fn value(&self, key: &str) -> Option<String> {
         let (t, e, o) = (&self.train, &self.eval, &self.optimizer);
         let sgd = o.kind == OptimizerKind::Sgd;
         Some(match key {

@@ -23,13 +23,13 @@ mod shards;
 pub mod verify;
 
 use crate::checkpoint::{atomic, peft};
+pub use crate::config::TiedHead;
 use crate::error::{Problem, Result as UserResult, UserError};
 use crate::model::load::Nf4;
 use anyhow::Result;
 use candle_core::DType;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a shard if nothing else is asked for: 5 GB.
@@ -47,30 +47,6 @@ pub enum BaseWeights {
         /// The dtype that the run computed in.
         compute: DType,
     },
-}
-
-/// What becomes of an adapter on the head where the head is the embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TiedHead {
-    /// The merged model gets a head of its own.
-    #[default]
-    Untie,
-    /// The head's adapter is left out.
-    Drop,
-    /// The merge is refused.
-    Error,
-}
-
-impl FromStr for TiedHead {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "untie" => Ok(Self::Untie),
-            "drop" => Ok(Self::Drop),
-            "error" => Ok(Self::Error),
-            _ => Err(format!("`{text}` is none of `untie`, `drop` and `error`")),
-        }
-    }
 }
 
 /// What to merge, and how.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Elements to which slices are aligned.
-pub(super) const ALIGN: usize = 256;
+pub const ALIGN: usize = 256;
 /// Elements of a piece that one task handles.
 pub(super) const PIECE: usize = 1 << 14;
 

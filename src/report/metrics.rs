@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one object per optimizer step and per evaluation.
+//! `metrics.jsonl`: one object per optimizer step and per evaluation; `samples.jsonl`: one per sample answer.
 
 use crate::error::{Problem, Result};
 use serde::Serialize;
@@ -48,17 +48,30 @@ pub struct EvalRecord {
     pub val_ppl: f64,
 }
 
-/// The file, made with the first record: a run that ends before leaves nothing.
-pub struct MetricsFile {
+/// A sample answer of an evaluation.
+#[derive(Debug, Clone, Serialize)]
+pub struct SampleRecord {
+    /// Steps done.
+    pub step: usize,
+    /// What the model was given.
+    pub prompt: String,
+    /// What it answered.
+    pub answer: String,
+    /// What the row answers.
+    pub expected: String,
+}
+
+/// A file of records, one a line, made with the first: a run that ends before leaves nothing.
+pub struct JsonLines {
     dir: PathBuf,
     path: PathBuf,
     file: Option<File>,
 }
 
-impl MetricsFile {
-    /// `metrics.jsonl` in a run's directory.
-    pub fn new(out_dir: &Path) -> Self {
-        Self { dir: out_dir.into(), path: out_dir.join("metrics.jsonl"), file: None }
+impl JsonLines {
+    /// The file `name` in a run's directory.
+    pub fn new(out_dir: &Path, name: &str) -> Self {
+        Self { dir: out_dir.into(), path: out_dir.join(name), file: None }
     }
 
     fn open(&self) -> Result<File> {

@@ -1,9 +1,12 @@
 //! Progress: a bar on a terminal, plain lines elsewhere.
 
-use super::metrics::{EvalRecord, StepRecord};
+use super::metrics::{EvalRecord, SampleRecord, StepRecord};
 use super::print_note;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+
+/// Letters of a sample that are shown.
+const SHOWN: usize = 100;
 
 /// The progress of a run on standard error.
 pub struct Progress {
@@ -56,6 +59,17 @@ impl Progress {
             "step {} | val loss {:.4} | perplexity {:.3}",
             r.step, r.val_loss, r.val_ppl
         ));
+    }
+
+    /// Shows a sample answer, in one line.
+    pub fn sample(&self, r: &SampleRecord) {
+        let short = |text: &str| {
+            let shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+            if text.chars().count() > SHOWN { shown + "…" } else { shown }
+        };
+        let end = r.prompt.chars().rev().take(SHOWN).collect::<Vec<_>>();
+        let end: String = end.into_iter().rev().collect();
+        self.note(&format!("step {} | sample: {} -> {}", r.step, short(&end), short(&r.answer)));
     }
 
     /// Shows a line above the bar.

@@ -4,7 +4,7 @@
 //! logger: one that fails is told once and given up. `metrics.jsonl` is the run's own account, and its failure is an error.
 
 use super::csv::Csv;
-use super::metrics::{EvalRecord, MetricsFile, StepRecord};
+use super::metrics::{EvalRecord, JsonLines, StepRecord};
 use super::tensorboard::TensorBoard;
 use crate::error::Result;
 use std::io::{self, ErrorKind};
@@ -36,7 +36,7 @@ struct Logger {
 
 /// All sinks of a run.
 pub struct Sinks<'a> {
-    metrics: MetricsFile,
+    metrics: JsonLines,
     logger: Option<Logger>,
     tell: Box<dyn Fn(&str) + 'a>,
 }
@@ -56,7 +56,7 @@ impl<'a> Sinks<'a> {
             };
             Logger { sink, name, dir }
         });
-        Self { metrics: MetricsFile::new(out_dir), logger, tell: Box::new(tell) }
+        Self { metrics: JsonLines::new(out_dir, "metrics.jsonl"), logger, tell: Box::new(tell) }
     }
 
     /// Writes a step.

@@ -1,77 +1,93 @@
 //! The training loop, from the first step to the saved adapter.
 
+use super::evaluate::Evaluation;
 use super::guard::Watch;
+use super::judge::Verdict;
 use super::loss_scale::LossScale;
 use super::prepare::Run;
 use super::save::save;
-use super::validate::validate;
 use super::{fault, objective};
-use crate::config::{Precision, RunConfig};
+use crate::config::{LoggerName, Precision, RunConfig};
 use crate::data::batch::Batch;
 use crate::model::decoder::Training;
 use crate::model::linear::Draw;
 use crate::ops::philox::seed_key;
 use crate::ops::rope;
-use crate::optim::AdamW;
-use crate::optim::adamw::AdamWConfig;
+use crate::optim::Optimizer;
 use crate::optim::arena::clip_factor;
 use crate::report::memory::peak_bytes;
 use crate::report::metrics::StepRecord;
 use crate::report::progress::Progress;
-use crate::report::sink::Sinks;
+use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// How a run ended.
+/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// All steps are done and the final adapter is saved.
     Finished,
+    /// The validation loss fell no more; the final adapter is saved.
+    Early,
     /// A signal came; the adapter of the last whole step is saved as a checkpoint.
-    Interrupted {
-        /// Steps done.
-        step: usize,
-    },
+    Interrupted,
+    /// `train.max_time` is over; the adapter of the last whole step is saved as a checkpoint.
+    TimeUp,
     /// All steps are done and the final adapter is saved; a signal came after that.
     Unvalidated,
+}
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Why it ended.
+    pub ending: Ending,
+    /// Steps done.
+    pub step: usize,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// The last step, if there was one.
+    pub last: Option<StepRecord>,
+    /// Loss of the last validation.
+    pub val_loss: Option<f64>,
 }
 
 /// Trains, logs, validates and saves; `stop` set ends the run after the micro-batch at hand.
 ///
 /// # Errors
 /// When the loss or a gradient goes wrong, or a file cannot be written.
-pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Ending> {
+pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outcome> {
     let (t, e) = (&config.train, &config.eval);
     let total = run.schedule.total_steps;
     let progress = Progress::new(total, t.log_interval);
-    let mut sinks = Sinks::open(&config.out_dir, None, |line| progress.note(line));
-    let mut optimizer = AdamW::new(
-        AdamWConfig {
-            betas: config.optimizer.betas,
-            eps: config.optimizer.eps,
-            weight_decay: config.optimizer.weight_decay,
-        },
-        &run.cx,
-        &run.arena,
-    )?;
-    let mut scale = LossScale::new(run.precision == Precision::F16);
+    let logger = match config.logger_name {
+        LoggerName::Csv => sink::LoggerName::Csv,
+        LoggerName::TensorBoard => sink::LoggerName::TensorBoard,
+    };
+    let mut sinks = Sinks::open(&config.out_dir, Some(logger), |line| progress.note(line));
+    let mut optimizer = Optimizer::new(run.optimizer, &run.cx, &run.arena)?;
+    let f16 = matches!(run.precision, Precision::F16 | Precision::F16Mixed);
+    let mut scale = LossScale::new(f16);
     let mut watch = Watch::new(&run.arena);
-    let rope = run.decoder.rope_table(&run.cx, run.census.longest)?;
+    let rope = run.decoder.rope_table(&run.cx, run.plan.positions)?;
     run.cx.set_token_capacity(run.plan.tokens);
 
-    let (size, all) = (t.micro_batch_size, usize::MAX);
-    if e.initial_validation
-        && let Some(record) = validate(run, &rope, all, size, 0, stop)?
-    {
-        sinks.eval(&record)?;
-        progress.eval(&record);
+    let mut evaluation = Evaluation::new(config);
+    let mut outcome =
+        Outcome { ending: Ending::Finished, step: 0, tokens: 0, last: None, val_loss: None };
+    if e.initial_validation {
+        evaluation.run(config, run, &rope, None, 0, &mut sinks, &progress, stop)?;
     }
     let (mut step, mut epoch, start) = (0, 0, Instant::now());
     let mut epochs = run.data.epochs();
     'run: while step < total {
         let order = epochs.next().context("the order of rows never ends")?;
         for window in order.chunks(t.global_batch_size).take(total - step) {
+            if t.max_time.is_some_and(|most| start.elapsed().as_secs_f64() >= most) {
+                outcome.ending = Ending::TimeUp;
+                break 'run;
+            }
             let began = Instant::now();
             let batches: Vec<Batch> = window
                 .chunks(t.micro_batch_size)
@@ -82,6 +98,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
             let mut loss = 0.0;
             for batch in &batches {
                 if stop.load(Ordering::Relaxed) {
+                    outcome.ending = Ending::Interrupted;
                     break 'run;
                 }
                 let part = train_pass(config, run, &rope, batch, weight, step, scale.get())?;
@@ -126,40 +143,41 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Endin
             };
             sinks.step(&record)?;
             progress.step(&record);
+            outcome.tokens += tokens as u64;
+            outcome.last = Some(record);
             // First what must not be lost, then what can be computed again.
             if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
                 save(config, run, &format!("step-{step:08}"))?;
             }
-            if step < total
-                && step.is_multiple_of(e.interval)
-                && let Some(record) = validate(run, &rope, e.max_iters, size, step, stop)?
-            {
-                sinks.eval(&record)?;
-                progress.eval(&record);
+            if step < total && step.is_multiple_of(e.interval) {
+                let most = Some(e.max_iters);
+                let verdict =
+                    evaluation.run(config, run, &rope, most, step, &mut sinks, &progress, stop)?;
+                if verdict == Verdict::Stop {
+                    outcome.ending = Ending::Early;
+                    break 'run;
+                }
             }
         }
         epoch += 1;
     }
-    let mut ending = Ending::Finished;
-    if step < total {
-        ending = Ending::Interrupted { step };
+    outcome.step = step;
+    if matches!(outcome.ending, Ending::Interrupted | Ending::TimeUp) {
         if step > 0 && !config.out_dir.join(format!("step-{step:08}")).exists() {
             save(config, run, &format!("step-{step:08}"))?;
         }
     } else {
         save(config, run, "final")?;
-        if e.final_validation
-            && let Some(record) = validate(run, &rope, all, size, step, stop)?
-        {
-            sinks.eval(&record)?;
-            progress.eval(&record);
+        if e.final_validation {
+            evaluation.run(config, run, &rope, None, step, &mut sinks, &progress, stop)?;
         }
         if stop.load(Ordering::Relaxed) {
-            ending = Ending::Unvalidated;
+            outcome.ending = Ending::Unvalidated;
         }
     }
+    outcome.val_loss = evaluation.last;
     progress.finish();
-    Ok(ending)
+    Ok(outcome)
 }
 
 /// Forward and backward pass of one micro-batch: its share of the step's loss.

@@ -1,14 +1,19 @@
 //! The training loop and what it decides before it starts.
 
 pub mod device;
+pub mod evaluate;
 pub mod fault;
+pub mod finish;
 pub mod fit;
 pub mod guard;
+pub mod judge;
 pub mod loss_scale;
 pub mod objective;
+pub mod optimizer;
 pub mod plan;
 pub mod prepare;
 pub mod remote;
+pub mod sample;
 pub mod save;
 pub mod sources;
 pub mod validate;

@@ -8,6 +8,8 @@ use crate::model::footprint::{self, Shape};
 use crate::model::layer::Keep;
 use crate::model::load::{self, Sizes};
 use crate::ops::Cx;
+use crate::optim::OptimizerConfig;
+use crate::optim::arena::ALIGN;
 use crate::report::memory;
 use anyhow::Result;
 use candle_core::DType;
@@ -45,6 +47,8 @@ impl Memory {
 pub struct RunPlan {
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
+    /// Positions that samples and sample answers reach.
+    pub positions: usize,
     /// What layers keep.
     pub keep: Keep,
     /// The memory that it takes.
@@ -67,6 +71,10 @@ pub struct Ask<'a> {
     pub data: &'a DataSet,
     /// Tokens of the longest sample.
     pub longest: usize,
+    /// Positions that samples and answers reach.
+    pub positions: usize,
+    /// What updates the adapter.
+    pub optimizer: OptimizerConfig,
     /// Optimizer steps.
     pub steps: usize,
     /// Rank of the adapters.
@@ -92,7 +100,14 @@ impl RunPlan {
             None => memory::available_bytes().map(|free| free + memory::resident_bytes()),
         };
         let limit = config.train.max_memory.map(|m| m.0).or(free);
-        let plan = |keep| Self { tokens, keep, memory: needs(ask, &sizes, tokens, keep), limit };
+        let positions = ask.positions;
+        let plan = |keep| Self {
+            tokens,
+            positions,
+            keep,
+            memory: needs(ask, &sizes, tokens, keep),
+            limit,
+        };
         let fits = |plan: &Self| plan.limit.is_none_or(|limit| plan.memory.peak() <= limit);
         let all = [Keep::All, Keep::Attention, Keep::Input];
         Ok(match config.train.gradient_checkpointing {
@@ -156,17 +171,18 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
         widened: cx.gpu().is_none() && cx.compute() == DType::BF16 && !cx.has_bf16_products(),
     };
     let activations = footprint::activations(&shape);
-    let rope = 4 * ask.longest * spec.head_size;
-    let parameters: usize = ask
+    let rope = 4 * ask.positions * spec.head_size;
+    let slices: Vec<usize> = ask
         .paths
         .iter()
-        .map(|path| {
+        .flat_map(|path| {
             let [out, input] = spec.linear_shape(path);
-            let padded = |n: usize| n.next_multiple_of(256);
-            padded(ask.rank * input) + padded(ask.rank * out)
+            [ask.rank * input, ask.rank * out]
         })
-        .sum();
-    // Parameters, gradients and two moments in f32; on a device a copy in the compute dtype.
+        .collect();
+    let parameters: usize = slices.iter().map(|n| n.next_multiple_of(ALIGN)).sum();
+    let state = ask.optimizer.state_bytes(slices);
+    // Parameters and gradients in f32, the optimizer's state; on a device a copy in the compute dtype.
     let copy = if cx.gpu().is_some() && cx.compute() != DType::F32 { 2 } else { 0 };
     let (base, used) = match cx.gpu() {
         Some(_) => (0, activations.live as u64 + sizes.scratch),
@@ -179,7 +195,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
         base,
         weights: sizes.resident,
         loading: if cx.gpu().is_some() { 0 } else { sizes.loading },
-        trainable: (parameters * (16 + copy)) as u64,
+        trainable: (parameters * (8 + copy)) as u64 + state,
         activations: used + rope as u64,
     }
 }
@@ -215,7 +231,7 @@ mod tests {
 
     fn plan(weights: u64) -> RunPlan {
         let memory = Memory { base: 0, weights, loading: 0, trainable: 0, activations: 0 };
-        RunPlan { tokens: 1, keep: Keep::All, memory, limit: None }
+        RunPlan { tokens: 1, positions: 1, keep: Keep::All, memory, limit: None }
     }
 
     #[test]

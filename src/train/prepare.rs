@@ -1,12 +1,13 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
 use super::device::{self, Opened};
+use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
 use super::remote::Remote;
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
-use crate::config::{Precision, RunConfig, TargetModules};
+use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
 use crate::data::style::Style;
@@ -17,7 +18,7 @@ use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
 use crate::model::{Decoder, families};
 use crate::ops::Cx;
-use crate::optim::{Arena, Schedule, Shape};
+use crate::optim::{Arena, OptimizerConfig, Schedule};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tracing::debug;
@@ -26,6 +27,8 @@ use tracing::debug;
 pub struct Run {
     /// The model's directory on this machine.
     pub model: PathBuf,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
     /// Buffers and threads.
     pub cx: Cx,
     /// The precision of the run.
@@ -46,6 +49,8 @@ pub struct Run {
     pub paths: Vec<String>,
     /// What the run needs, and what layers keep.
     pub plan: RunPlan,
+    /// What updates the adapter.
+    pub optimizer: OptimizerConfig,
     /// Rates of all steps.
     pub schedule: Schedule,
     /// Steps of an epoch.
@@ -113,22 +118,38 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
 
     let steps_per_epoch = data.per_epoch().div_ceil(t.global_batch_size);
     let by_epochs = t.epochs.map(|e| e.saturating_mul(steps_per_epoch));
-    let total_steps = by_epochs.into_iter().chain(t.max_steps).min().unwrap_or(0);
-    let mut warmup_steps = t.lr_warmup_steps;
-    if warmup_steps >= total_steps {
-        warmup_steps = total_steps.saturating_sub(1);
-        notes.push(format!(
-            "train.lr_warmup_steps {} does not fit into {total_steps} steps; {warmup_steps} are used",
-            t.lr_warmup_steps
-        ));
+    let mut total_steps = by_epochs.into_iter().chain(t.max_steps).min().unwrap_or(usize::MAX);
+    if let Some(most) = t.max_tokens {
+        total_steps = total_steps.min(steps_of(&data, t.global_batch_size, most));
     }
-    if config.optimizer.kind == crate::config::OptimizerKind::PagedAdamW {
+    let kind = config.optimizer.kind;
+    if is_paged(kind) {
         let place =
             if cx.gpu().is_some() { "it stays on the device" } else { "it is ordinary memory" };
-        notes.push(format!("PagedAdamW: the optimizer's state is not paged; {place}"));
+        notes.push(format!("{kind}: the optimizer's state is not paged; {place}"));
     }
-    let (lr, min_lr) = (config.optimizer.lr, t.min_lr);
-    let schedule = Schedule { shape: Shape::Cosine, lr, min_lr, warmup_steps, total_steps };
+    let (schedule, note) = schedule(t, config.optimizer.lr, steps_per_epoch, total_steps);
+    notes.extend(note);
+    if paths.iter().any(|p| p == "lm_head") && spec.tied_head {
+        notes.push("lm_head is the embedding in this model: its adapter works with PEFT and vLLM as it is; merging gives the model a head of its own".into());
+    }
+    let rows = data.val_len();
+    if let EvaluateExample::Index(i) = config.eval.evaluate_example
+        && i >= rows
+    {
+        let message = format!("there is no validation row {i}; there are {rows}, counted from 0");
+        return Err(UserError::from(config.problem("eval.evaluate_example", message)).into());
+    }
+    if t.early_stopping_patience.is_some() && rows == 0 {
+        let message = "there are no validation rows, so no loss to wait for";
+        return Err(
+            UserError::from(config.problem("train.early_stopping_patience", message)).into()
+        );
+    }
+    let optimizer = optimizer(&config.optimizer);
+    let positions =
+        if rows > 0 { census.longest + config.eval.max_new_tokens } else { census.longest };
+    let positions = positions.min(spec.context).max(census.longest);
 
     let plan = RunPlan::new(&Ask {
         config,
@@ -137,6 +158,8 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         spec: &spec,
         data: &data,
         longest: census.longest,
+        positions,
+        optimizer,
         steps: total_steps,
         rank: lora.r,
         dropout: lora.dropout > 0.0,
@@ -167,6 +190,7 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     arena.to_device(&cx)?;
     Ok(Run {
         model,
+        tokenizer,
         cx,
         precision,
         data,
@@ -177,10 +201,26 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         lora,
         paths,
         plan,
+        optimizer,
         schedule,
         steps_per_epoch,
         notes,
     })
+}
+
+/// The steps that train on `most` tokens: the last one may go beyond.
+fn steps_of(data: &DataSet, batch: usize, most: usize) -> usize {
+    let (mut seen, mut steps) = (0, 0);
+    for order in data.epochs() {
+        for window in order.chunks(batch) {
+            seen += window.iter().map(|r| data.train(*r).ids.len()).sum::<usize>();
+            steps += 1;
+            if seen >= most {
+                return steps;
+            }
+        }
+    }
+    steps
 }
 
 /// An error about a key, at the place where the key is written.

@@ -12,17 +12,27 @@ use std::path::{Path, PathBuf};
 /// When a file cannot be written or the device fails.
 pub fn save(config: &RunConfig, run: &mut Run, name: &str) -> Result<()> {
     run.arena.fetch_params()?;
-    let dir = config.out_dir.join(name);
+    atomic::write_dir(&config.out_dir.join(name), |dir| fill(config, run, dir))
+}
+
+fn fill(config: &RunConfig, run: &Run, dir: &Path) -> Result<()> {
     let base = here(&config.checkpoint_dir);
     let modules = run.decoder.spec.linear_paths();
-    let (resolved, model) = (resolved(config, run), run.model.clone());
-    atomic::write_dir(&dir, |dir| {
-        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
-        atomic::copy_tokenizer(&model, dir)?;
-        let file = dir.join("vft.yaml");
-        std::fs::write(&file, resolved.to_yaml()).map_err(|e| atomic::io_problem(&file, &e))?;
-        Ok(())
-    })
+    peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
+    atomic::copy_tokenizer(&run.model, dir)?;
+    let file = dir.join("vft.yaml");
+    std::fs::write(&file, resolved(config, run).to_yaml())
+        .map_err(|e| atomic::io_problem(&file, &e))?;
+    Ok(())
+}
+
+/// Writes `<out_dir>/best/` in the place of the last best one.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_best(config: &RunConfig, run: &mut Run) -> Result<()> {
+    run.arena.fetch_params()?;
+    atomic::replace_dir(&config.out_dir.join("best"), |dir| fill(config, run, dir))
 }
 
 /// What the run really used, from wherever it is read again: absolute paths, the adapter's own numbers, the precision chosen.

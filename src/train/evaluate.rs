@@ -1,0 +1,74 @@
+//! An evaluation of a run: the loss on the validation rows, a sample answer, the best adapter, the end of patience.
+
+use super::judge::{Judge, Verdict};
+use super::prepare::Run;
+use super::sample::sample;
+use super::save::save_best;
+use super::validate::validate;
+use crate::config::RunConfig;
+use crate::ops::rope;
+use crate::report::metrics::JsonLines;
+use crate::report::progress::Progress;
+use crate::report::sink::Sinks;
+use anyhow::Result;
+use std::sync::atomic::AtomicBool;
+
+/// The evaluations of a run.
+pub struct Evaluation {
+    judge: Judge,
+    samples: JsonLines,
+    /// The last loss.
+    pub last: Option<f64>,
+}
+
+impl Evaluation {
+    /// None yet.
+    pub fn new(config: &RunConfig) -> Self {
+        Self {
+            judge: Judge::new(config.train.early_stopping_patience),
+            samples: JsonLines::new(&config.out_dir, "samples.jsonl"),
+            last: None,
+        }
+    }
+
+    /// Validates over `most` micro-batches, or all; logs, samples, keeps the best. Losses over different rows are not compared: an
+    /// evaluation over all rows is judged only where those in between see all rows too, or where there was none.
+    ///
+    /// # Errors
+    /// When the loss is not finite, the device fails or a file cannot be written.
+    #[expect(clippy::too_many_arguments, reason = "the run's parts, which the loop owns")]
+    pub fn run(
+        &mut self,
+        config: &RunConfig,
+        run: &mut Run,
+        rope: &rope::Table,
+        most: Option<usize>,
+        step: usize,
+        sinks: &mut Sinks<'_>,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<Verdict> {
+        let size = config.train.micro_batch_size;
+        let in_between = config.eval.max_iters;
+        let record = validate(run, rope, most.unwrap_or(usize::MAX), size, step, stop)?;
+        let Some(record) = record else { return Ok(Verdict::GoOn) };
+        sinks.eval(&record)?;
+        progress.eval(&record);
+        let comparable = most.is_some()
+            || self.last.is_none()
+            || run.data.val_len().div_ceil(size) <= in_between;
+        self.last = Some(record.val_loss);
+        let verdict =
+            if comparable && step > 0 { self.judge.see(record.val_loss) } else { Verdict::GoOn };
+        if verdict == Verdict::Best && config.train.save_best {
+            save_best(config, run)?;
+        }
+        if step > 0
+            && let Some(record) = sample(config, run, rope, step, stop)?
+        {
+            self.samples.write(&record)?;
+            progress.sample(&record);
+        }
+        Ok(verdict)
+    }
+}

@@ -1,0 +1,162 @@
+//! What a finished run leaves beside its adapter: a curve, a model card, and merged weights if the config asks for them.
+
+use super::device;
+use super::fit::Outcome;
+use super::prepare::Run;
+use crate::checkpoint::atomic;
+use crate::config::class::Home;
+use crate::config::{MergeBase, RunConfig, SetSection};
+use crate::data::style::Exchange;
+use crate::hub::remote::is_repo_id;
+use crate::merge::{BaseWeights, MergeAsk, MergeReport, SHARD_BYTES, merge};
+use crate::report::card::{Card, Prompt, Results, Rows, Source};
+use crate::report::curve::Curve;
+use anyhow::Result;
+use serde_json::Map;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// Name of the curve beside the card.
+const CURVE: &str = "curve.svg";
+
+/// Writes the curve and the card into the final adapter's directory.
+///
+/// # Errors
+/// When `metrics.jsonl` cannot be read or a file cannot be written.
+pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Result<()> {
+    let dir = config.out_dir.join("final");
+    let curve = Curve::read(&config.out_dir.join("metrics.jsonl"))?;
+    let write = |name: &str, text: String| {
+        let file = dir.join(name);
+        std::fs::write(&file, text).map_err(|e| atomic::io_problem(&file, &e))
+    };
+    write(CURVE, curve.svg())?;
+    write("README.md", card(config, run, outcome).markdown())?;
+    Ok(())
+}
+
+/// Folds the adapter into full weights at `<out_dir>/merged`.
+///
+/// # Errors
+/// When the base or the disk is not as a merge needs it, or a signal came.
+pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeReport> {
+    let base_weights = match (config.quantize, config.merge.base) {
+        (Some(quantize), MergeBase::Dequant) => {
+            BaseWeights::Dequant { nf4: device::nf4(quantize), compute: run.cx.compute() }
+        }
+        _ => BaseWeights::Original,
+    };
+    run.cx.install(|| {
+        merge(&MergeAsk {
+            base: &run.model,
+            adapter: &config.out_dir.join("final"),
+            out: &config.out_dir.join("merged"),
+            base_weights,
+            tied_head: config.merge.tied_head,
+            shard_bytes: SHARD_BYTES,
+            stop,
+        })
+    })
+}
+
+fn source(path: &Path) -> Source {
+    let name = path.display().to_string();
+    Source { on_hub: !path.exists() && is_repo_id(&name), name }
+}
+
+fn rows_of(set: &SetSection) -> Source {
+    let repo = |name: &str| Source { name: name.to_owned(), on_hub: true };
+    match (&set.path, &set.repo_id, set.class.home) {
+        (Some(path), ..) => source(path),
+        (None, Some(repo_id), _) => source(Path::new(repo_id)),
+        (None, None, Home::Hub(name, ..)) => repo(name),
+        (None, None, _) => Source { name: set.class.name.to_owned(), on_hub: false },
+    }
+}
+
+fn prompt(run: &Run) -> Prompt {
+    match run.styles.first() {
+        Some(style) if !style.is_chat_template() => {
+            let columns = Map::new();
+            let question = "What is the capital of Vietnam?";
+            let exchange =
+                Exchange { system: None, instruction: question, input: "", columns: &columns };
+            let example = style.prompt(&exchange).unwrap_or_default();
+            Prompt::Style { name: style.name().to_owned(), example }
+        }
+        _ => Prompt::ChatTemplate,
+    }
+}
+
+/// The keys that a reader of a card wants to see.
+const SHOWN: &[&str] = &[
+    "precision",
+    "quantize",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "train.global_batch_size",
+    "train.micro_batch_size",
+    "train.max_seq_length",
+    "train.epochs",
+    "train.max_steps",
+    "train.lr_scheduler",
+    "train.lr_warmup_steps",
+    "train.min_lr",
+    "train.max_norm",
+    "optimizer.class_path",
+    "optimizer.init_args.lr",
+    "optimizer.init_args.weight_decay",
+    "optimizer.init_args.betas",
+    "data.init_args.train_on",
+    "data.init_args.multi_turn",
+    "data.init_args.seed",
+    "log.project",
+    "log.group",
+    "log.run",
+    "seed",
+];
+
+fn card(config: &RunConfig, run: &Run, outcome: &Outcome) -> Card {
+    let census = &run.census;
+    let setting = |key: &&str| {
+        let value = config.value(key).filter(|v| v != "null")?;
+        Some(((*key).to_owned(), value))
+    };
+    let last = outcome.last.as_ref();
+    let name = config.out_dir.file_name().map(|n| n.to_string_lossy().into_owned());
+    let adapter = config.out_dir.join("final");
+    Card {
+        title: config.log.run.clone().or(name).unwrap_or_else(|| "adapter".into()),
+        base: source(&config.checkpoint_dir),
+        quantize: config.quantize.map(|q| q.to_string()),
+        adapter: adapter.display().to_string(),
+        rank: run.lora.r,
+        trainable: run.arena.trainable(),
+        rows: Rows {
+            sources: config.data.sets.iter().map(rows_of).collect(),
+            train: run.data.train_len(),
+            validation: run.data.val_len(),
+            tokens: census.tokens as u64,
+            target_tokens: census.targets as u64,
+            longest: census.longest,
+            notes: census.tell(),
+        },
+        prompt: prompt(run),
+        settings: SHOWN.iter().filter_map(setting).collect(),
+        results: Results {
+            steps: outcome.step,
+            epochs: last.map_or(0.0, |r| r.epoch),
+            tokens: outcome.tokens,
+            train_loss: last.map(|r| r.loss),
+            val_loss: outcome.val_loss,
+            tokens_per_s: last.map_or(0.0, |r| outcome.tokens as f64 / r.elapsed_s.max(1e-9)),
+            elapsed_s: last.map_or(0.0, |r| r.elapsed_s),
+            peak_mem_bytes: last.map_or(0, |r| r.peak_mem_bytes),
+            device: format!("{}, {}", device::describe(&run.cx), run.precision),
+        },
+        curve: Some(CURVE.to_owned()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
