@@ -13,5 +13,6 @@ mod lies;
 mod model;
 mod python;
 mod refusals;
+mod run;
 mod server;
 mod token;
