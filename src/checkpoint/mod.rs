@@ -1,5 +1,8 @@
 //! What a run leaves on disk: adapters in PEFT's format, written aside and renamed into place.
 
 pub mod atomic;
+pub mod find;
+pub mod manifest;
 pub mod out_dir;
 pub mod peft;
+pub mod run_state;

@@ -2,39 +2,67 @@
 
 use super::atomic::io_problem;
 use crate::error::{Problem, Result};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file that a run holds locked; the system unlocks it when the process ends, however it ends.
+const LOCK: &str = ".vft.lock";
 
 /// A claimed directory.
 #[derive(Debug, Clone)]
 pub struct Claim {
     dir: PathBuf,
     made: bool,
+    lock: Arc<File>,
 }
 
 impl Claim {
     /// Takes the directory away again if the claim made it and nothing was written.
     pub fn give_up(&self) {
+        // What cannot be removed stays, unlocked.
+        let _ = fs::remove_file(self.dir.join(LOCK));
         if self.made {
             // A directory that is not empty stays.
             let _ = fs::remove_dir(&self.dir);
         }
     }
+
+    /// Gives the lock back at the end of a run.
+    pub fn release(&self) {
+        let _ = fs::remove_file(self.dir.join(LOCK));
+        // The lock goes with the process at the latest.
+        let _ = self.lock.unlock();
+    }
 }
 
-/// Creates `dir` and makes sure that a run may write into it; it must be none of `inputs`.
+/// Creates `dir` and makes sure that a run may write into it, and no other process does; it must be none of `inputs`, and hold no run
+/// unless one is to be taken up.
 ///
 /// # Errors
-/// When it cannot be written, holds a run already, or is read by the run.
-pub fn claim(dir: &Path, inputs: &[&Path]) -> Result<Claim> {
+/// When it cannot be written, another run is at work in it, it holds a run that is not to be taken up, or it is read by the run.
+pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
     let made = !dir.exists();
     fs::create_dir_all(dir).map_err(|e| io_problem(dir, &e))?;
-    let claim = Claim { dir: dir.to_path_buf(), made };
-    check(dir, inputs).inspect_err(|_| claim.give_up())?;
-    Ok(claim)
+    if let Err(e) = check(dir, inputs, resume) {
+        if made {
+            let _ = fs::remove_dir(dir);
+        }
+        return Err(e);
+    }
+    let path = dir.join(LOCK);
+    let lock = File::create(&path).map_err(|e| io_problem(&path, &e))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) }),
+        Err(TryLockError::WouldBlock) => {
+            let hint = "wait for it, or choose another `out_dir`";
+            Err(Problem::in_file(dir, "another run is at work in it").hint(hint).into())
+        }
+        Err(TryLockError::Error(e)) => Err(io_problem(&path, &e)),
+    }
 }
 
-fn check(dir: &Path, inputs: &[&Path]) -> Result<()> {
+fn check(dir: &Path, inputs: &[&Path], resume: bool) -> Result<()> {
     let real = dir.canonicalize().ok();
     if inputs.iter().any(|i| i.canonicalize().ok() == real) {
         let message = "`out_dir` is the directory that the run reads its model or adapter from";
@@ -43,7 +71,8 @@ fn check(dir: &Path, inputs: &[&Path]) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| io_problem(dir, &e))? {
         let name = entry.map_err(|e| io_problem(dir, &e))?.file_name();
         let name = name.to_string_lossy();
-        if name == "metrics.jsonl" || name == "final" || name.starts_with("step-") {
+        let of_a_run = name == "metrics.jsonl" || name == "final" || name.starts_with("step-");
+        if of_a_run && !resume {
             return Err(taken(dir, &name).into());
         }
     }
@@ -53,7 +82,8 @@ fn check(dir: &Path, inputs: &[&Path]) -> Result<()> {
 
 /// The problem of a directory that holds the file `name` of a run.
 fn taken(dir: &Path, name: &str) -> Problem {
-    let hint = "choose another `out_dir`, or move this one away; nothing in it was changed";
+    let hint =
+        "`--resume auto` goes on with it; else choose another `out_dir`; nothing in it was changed";
     Problem::in_file(dir, format!("holds a run already (`{name}`)")).hint(hint)
 }
 
@@ -65,36 +95,58 @@ mod tests {
     fn a_directory_with_a_run_is_refused() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("metrics.jsonl"), b"").unwrap();
-        assert!(claim(home.path(), &[]).unwrap_err().to_string().contains("metrics.jsonl"));
+        assert!(claim(home.path(), &[], false).unwrap_err().to_string().contains("metrics.jsonl"));
     }
 
     #[test]
-    fn a_claim_leaves_an_empty_directory() {
+    fn a_claim_given_back_leaves_an_empty_directory() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("a/b");
-        claim(&dir, &[]).unwrap();
+        claim(&dir, &[], false).unwrap().release();
         assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let _first = claim(home.path(), &[], false).unwrap();
+        let error = claim(home.path(), &[], true).unwrap_err().to_string();
+        assert!(error.contains("another run is at work"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_that_nobody_holds_is_no_obstacle() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(LOCK), b"").unwrap();
+        assert!(claim(home.path(), &[], false).is_ok());
+    }
+
+    #[test]
+    fn a_run_to_be_taken_up_is_no_obstacle() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("metrics.jsonl"), b"").unwrap();
+        assert!(claim(home.path(), &[], true).is_ok());
     }
 
     #[test]
     fn a_claim_given_up_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("a");
-        claim(&dir, &[]).unwrap().give_up();
+        claim(&dir, &[], false).unwrap().give_up();
         assert!(!dir.exists());
     }
 
     #[test]
     fn a_directory_that_was_there_is_kept() {
         let home = tempfile::tempdir().unwrap();
-        claim(home.path(), &[]).unwrap().give_up();
+        claim(home.path(), &[], false).unwrap().give_up();
         assert!(home.path().exists());
     }
 
     #[test]
     fn the_model_itself_is_no_out_dir() {
         let home = tempfile::tempdir().unwrap();
-        let error = claim(home.path(), &[&home.path().join(".")]).unwrap_err().to_string();
+        let error = claim(home.path(), &[&home.path().join(".")], false).unwrap_err().to_string();
         assert!(error.contains("choose another `out_dir`"), "{error}");
     }
 }

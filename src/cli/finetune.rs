@@ -1,7 +1,7 @@
 //! `vft finetune`: config and overrides to a trained adapter.
 
 use crate::checkpoint::out_dir::{self, Claim};
-use crate::config::{RunConfig, keys};
+use crate::config::{Resume, RunConfig, keys};
 use crate::error::{Problem, UserError};
 use crate::report;
 use crate::report::memory::peak_bytes;
@@ -9,17 +9,18 @@ use crate::train::device;
 use crate::train::finish;
 use crate::train::fit::{Ending, Outcome, fit};
 use crate::train::prepare::{Run, prepare};
+use crate::train::resume::{self, Plan};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Exit code after a signal: the shell's 128 + SIGINT.
-const INTERRUPTED: i32 = 130;
-
-/// Exit code of a run whose time is over before its steps are: BSD's EX_TEMPFAIL, to be started again.
+/// Exit code of a run that ended before its steps did, to be taken up again: BSD's EX_TEMPFAIL.
 const UNFINISHED: i32 = 75;
+
+/// Exit code after a second signal: the shell's 128 + SIGINT.
+const KILLED: i32 = 130;
 
 /// Signals within this time are one.
 const ONE_WISH: Duration = Duration::from_secs(1);
@@ -54,9 +55,22 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let prepared = Arc::new(AtomicBool::new(false));
-    let claim = out_dir::claim(&config.out_dir, &config.inputs())?;
+    let claim = out_dir::claim(&config.out_dir, &config.inputs(), config.resume != Resume::No)?;
     listen(stop.clone(), prepared.clone(), claim.clone())?;
-    let mut run = prepare(&config, threads).inspect_err(|_| claim.give_up())?;
+    let start = match resume::plan(&config).inspect_err(|_| claim.give_up())? {
+        Plan::Fresh => None,
+        Plan::From(start) => Some(*start),
+        Plan::Finished => {
+            claim.release();
+            let dir = config.out_dir.join("final");
+            report::print_note(format_args!(
+                "the run is finished; its adapter is in {}",
+                dir.display()
+            ));
+            return Ok(0);
+        }
+    };
+    let mut run = prepare(&config, threads, start).inspect_err(|_| claim.give_up())?;
     prepared.store(true, Ordering::Relaxed);
     for line in summary(&config, &run) {
         report::print_note(line);
@@ -66,7 +80,9 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     if let Some(note) = run.plan.overrun(used) {
         report::print_note(format_args!("note: {note}"));
     }
-    end(&config, &run, &outcome, &stop)
+    let code = end(&config, &run, &outcome, &stop)?;
+    claim.release();
+    Ok(code)
 }
 
 /// What is told, written and returned after the loop.
@@ -81,7 +97,7 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
     match outcome.ending {
         Ending::Interrupted => {
             report::print_note(format_args!("stopped by a signal after step {step}{kept}"));
-            return Ok(INTERRUPTED);
+            return Ok(UNFINISHED);
         }
         Ending::TimeUp => {
             report::print_note(format_args!("train.max_time is over after step {step}{kept}"));
@@ -95,7 +111,7 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
             "stopped by a signal in the last validation; adapter saved in {}",
             last.display()
         ));
-        return Ok(INTERRUPTED);
+        return Ok(UNFINISHED);
     }
     if outcome.ending == Ending::Early {
         report::print_note(format_args!(
@@ -131,8 +147,9 @@ fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Res
         }
         // Some senders signal a process and then its group: that is one wish, not two.
         let again = first.get_or_init(Instant::now).elapsed() > ONE_WISH;
-        if stop.swap(true, Ordering::Relaxed) && again || before {
-            std::process::exit(INTERRUPTED);
+        let at_once = stop.swap(true, Ordering::Relaxed) && again;
+        if before || at_once {
+            std::process::exit(if at_once { KILLED } else { UNFINISHED });
         }
     })
     .context("cannot listen to signals")

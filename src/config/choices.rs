@@ -1,6 +1,7 @@
 //! Values that are one of a few words: each with its spellings, the first of which is the one that is written out.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 macro_rules! choices {
@@ -163,6 +164,43 @@ choices! {
         Drop = "drop";
         /// It refuses.
         Error = "error";
+    }
+}
+
+/// Where a run begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// At its first step.
+    No,
+    /// Where the newest good checkpoint in `out_dir` ends, else at its first step.
+    Auto,
+    /// Where this checkpoint ends.
+    From(PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "false" | "no" | "off" | "False" => Ok(Self::No),
+            "auto" => Ok(Self::Auto),
+            "true" | "yes" | "on" | "True" => {
+                Err("write `auto`: the newest good checkpoint in out_dir, or the path of one"
+                    .into())
+            }
+            "" => Err("is empty; write false, auto or the path of a checkpoint".into()),
+            path => Ok(Self::From(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.write_str("false"),
+            Self::Auto => f.write_str("auto"),
+            Self::From(path) => write!(f, "{}", path.display()),
+        }
     }
 }
 

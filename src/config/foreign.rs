@@ -37,7 +37,6 @@ pub(super) const FOREIGN: &[Foreign] = &[
     key("data.init_args.test_split_fraction", "write `data.init_args.val_split_fraction`"),
     key("train.tie_embeddings", "it is read from the model's config.json; remove it"),
     key("train.lr", "write `optimizer.init_args.lr`"),
-    key("resume", "runs cannot be taken up again yet; remove it"),
     Foreign {
         name: "devices",
         harmless: &["1", "auto"],

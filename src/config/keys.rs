@@ -25,6 +25,7 @@ keys! {
     "revision", "text", "null", "branch, tag or commit of a model on the Hub; null: main";
     "access_token", "text", "null", "token for gated and private repositories; null: $HF_TOKEN. It is never written or shown";
     "out_dir", "path", "out/finetune/lora", "where the run writes";
+    "resume", "false | auto | path", "false", "go on from the newest good checkpoint in out_dir, if there is one (auto), or from a checkpoint";
     "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
     "precision", "32-true | bf16-true | 16-true | bf16-mixed | 16-mixed", "bf16-true", "type of weights and activations; mixed: residual stream, norms, softmax and loss in f32; 16 on CUDA only, and 16-true the default on cards without bf16";
     "quantize", "bnb.nf4 | bnb.nf4-dq | null", "null", "4-bit base weights (QLoRA); -dq quantises the scales too";
@@ -84,6 +85,7 @@ keys! {
     "train.min_lr", "number", "0", "rate at the end of the schedule";
     "train.shuffle", "bool", "true", "shuffle rows each epoch";
     "train.save_interval", "integer", "1000", "steps between checkpoints; null for none";
+    "train.save_total_limit", "integer", "null", "checkpoints that are kept; the oldest give way";
     "train.save_best", "bool", "false", "keep the adapter of the lowest validation loss in <out_dir>/best";
     "train.early_stopping_patience", "integer", "null", "validations without a lower loss after which the run ends";
     "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory; auto: as little as fits";

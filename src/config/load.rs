@@ -1,5 +1,6 @@
 //! From a file and the command line to a checked [`RunConfig`].
 
+use super::choices::Resume;
 use super::run_config::RunConfig;
 use super::values::Values;
 use super::{overrides, reader, yaml};
@@ -43,6 +44,9 @@ impl RunConfig {
     fn input_paths(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = vec![&mut self.checkpoint_dir];
         paths.extend(self.adapter_path.as_mut());
+        if let Resume::From(path) = &mut self.resume {
+            paths.push(path);
+        }
         for set in &mut self.data.sets {
             paths.extend(set.path.as_mut());
             paths.extend(set.val_path.as_mut());

@@ -104,6 +104,10 @@ impl RunConfig {
             "checkpoint_dir" => path(&self.checkpoint_dir),
             "revision" => or_null(self.revision.as_deref().map(quote)),
             "out_dir" => path(&self.out_dir),
+            "resume" => match &self.resume {
+                Resume::From(dir) => path(dir),
+                other => other.to_string(),
+            },
             "device" => self.device.to_string(),
             "precision" => self.precision.to_string(),
             "quantize" => or_null(self.quantize),
@@ -136,6 +140,7 @@ impl RunConfig {
             "train.lr_decay_fraction" => t.lr_decay_fraction.to_string(),
             "train.max_tokens" => or_null(t.max_tokens),
             "train.max_time" => or_null(t.max_time),
+            "train.save_total_limit" => or_null(t.save_total_limit),
             "train.save_best" => t.save_best.to_string(),
             "train.early_stopping_patience" => or_null(t.early_stopping_patience),
             "train.lr_warmup_steps" => t.lr_warmup_steps.to_string(),

@@ -249,6 +249,24 @@ impl DataSet {
         (path, entry.line as usize)
     }
 
+    /// A hash of all samples in their order, and of their weights.
+    pub fn digest(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for part in &self.parts {
+            hash.update(&(part.samples as u64).to_le_bytes()).update(&part.weight.to_le_bytes());
+        }
+        for keys in [&self.train, &self.val] {
+            hash.update(&(keys.len() as u64).to_le_bytes());
+            for key in keys {
+                let example = self.example(*key);
+                hash.update(&(example.ids.len() as u64).to_le_bytes());
+                hash.update(bytemuck::cast_slice(example.ids));
+                hash.update(bytemuck::cast_slice(example.labels));
+            }
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// What became of all rows.
     pub fn census(&self) -> Census {
         let mut all = Census::default();

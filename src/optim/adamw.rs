@@ -5,6 +5,7 @@
 //! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py`, `optim/adam.py::_single_tensor_adam`
 
 use super::arena::{Arena, PIECE};
+use super::state::Place;
 use crate::gpu::{Arg, NULL};
 use crate::ops::{Buf, Cx, simd};
 use candle_core::Result;
@@ -64,6 +65,17 @@ impl AdamW {
     /// When a device has no memory left.
     pub fn adam(config: AdamWConfig, cx: &Cx, arena: &Arena) -> Result<Self> {
         Ok(Self { l2: true, ..Self::new(config, cx, arena)? })
+    }
+
+    /// The count of updates and the arrays of the state.
+    pub(super) fn places(&mut self) -> Result<(&mut i32, Vec<(&'static str, Place<'_>)>)> {
+        let [m, v] = match &mut self.moments {
+            Moments::Host { m, v } => [Place::F32(m), Place::F32(v)],
+            Moments::Device { m, v } => {
+                [Place::DeviceF32(m.memory()?, m.len()), Place::DeviceF32(v.memory()?, v.len())]
+            }
+        };
+        Ok((&mut self.t, vec![("m", m), ("v", v)]))
     }
 
     /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.

@@ -11,6 +11,7 @@
 
 use super::adamw::AdamWConfig;
 use super::arena::{Arena, PIECE, Slice};
+use super::state::Place;
 use crate::gpu::{Arg, Memory, NULL};
 use crate::ops::{Buf, Cx, simd};
 use crate::quant::blockwise::{BLOCK, Blockwise};
@@ -135,6 +136,26 @@ impl AdamW8bit {
             }),
         };
         Ok(Self { config, states, t: 0 })
+    }
+
+    /// The count of updates and the arrays of the state.
+    pub(super) fn places(&mut self) -> Result<(&mut i32, Vec<(&'static str, Place<'_>)>)> {
+        let numbers = |m| Place::DeviceF32(m, m.bytes() / size_of::<f32>());
+        let [codes, absmax, wide] = match &mut self.states {
+            States::Host(Host { codes: [mc, vc], absmax: [ma, va], wide: [m, v] }) => [
+                [Place::U8(mc), Place::U8(vc)],
+                [Place::F32(ma), Place::F32(va)],
+                [Place::F32(m), Place::F32(v)],
+            ],
+            States::Device(Device { codes, absmax, wide, .. }) => [
+                codes.each_ref().map(|c| Place::DeviceU8(c, c.bytes())),
+                absmax.each_ref().map(numbers),
+                wide.each_ref().map(numbers),
+            ],
+        };
+        let ([mc, vc], [ma, va], [m, v]) = (codes, absmax, wide);
+        let names = [("m.codes", mc), ("v.codes", vc), ("m.absmax", ma), ("v.absmax", va)];
+        Ok((&mut self.t, names.into_iter().chain([("m", m), ("v", v)]).collect()))
     }
 
     /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.

@@ -6,6 +6,7 @@ pub mod arena;
 pub mod optimizer;
 pub mod schedule;
 pub mod sgd;
+pub mod state;
 
 pub use adamw::AdamW;
 pub use arena::{Arena, Slice};

@@ -4,6 +4,7 @@ use super::adamw::{self, AdamW, AdamWConfig};
 use super::adamw8bit::{self, AdamW8bit};
 use super::arena::Arena;
 use super::sgd::{Sgd, SgdConfig};
+use super::state::Place;
 use crate::ops::Cx;
 use candle_core::Result;
 
@@ -56,6 +57,15 @@ impl Optimizer {
             OptimizerConfig::AdamW8bit(c) => Self::AdamW8bit(AdamW8bit::new(c, cx, arena)?),
             OptimizerConfig::Sgd(c) => Self::Sgd(Sgd::new(c, cx, arena)?),
         })
+    }
+
+    /// The count of updates and the arrays of the state.
+    pub(super) fn places(&mut self) -> Result<(&mut i32, Vec<(&'static str, Place<'_>)>)> {
+        match self {
+            Self::AdamW(o) => o.places(),
+            Self::AdamW8bit(o) => o.places(),
+            Self::Sgd(o) => o.places(),
+        }
     }
 
     /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.

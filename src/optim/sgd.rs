@@ -4,6 +4,7 @@
 //! torch 2.x `optim/sgd.py::_single_tensor_sgd`
 
 use super::arena::{Arena, PIECE};
+use super::state::Place;
 use crate::gpu::{Arg, NULL};
 use crate::ops::{Buf, Cx, simd};
 use candle_core::Result;
@@ -53,6 +54,16 @@ impl Sgd {
             Buffer::Host(vec![0.0; n])
         };
         Ok(Self { config, buffer, t: 0 })
+    }
+
+    /// The count of updates and the arrays of the state.
+    pub(super) fn places(&mut self) -> Result<(&mut i32, Vec<(&'static str, Place<'_>)>)> {
+        let momentum = match &mut self.buffer {
+            Buffer::None => return Ok((&mut self.t, Vec::new())),
+            Buffer::Host(b) => Place::F32(b),
+            Buffer::Device(b) => Place::DeviceF32(b.memory()?, b.len()),
+        };
+        Ok((&mut self.t, vec![("momentum", momentum)]))
     }
 
     /// One update with the arena's gradients times `factor` (clipping) at learning rate `lr`.

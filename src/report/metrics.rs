@@ -66,15 +66,51 @@ pub struct JsonLines {
     dir: PathBuf,
     path: PathBuf,
     file: Option<File>,
+    keep: Option<u64>,
 }
 
 impl JsonLines {
     /// The file `name` in a run's directory.
     pub fn new(out_dir: &Path, name: &str) -> Self {
-        Self { dir: out_dir.into(), path: out_dir.join(name), file: None }
+        Self { dir: out_dir.into(), path: out_dir.join(name), file: None, keep: None }
+    }
+
+    /// Goes on after the first `bytes` bytes of the file that is there.
+    #[must_use]
+    pub fn after(mut self, bytes: u64) -> Self {
+        self.keep = Some(bytes);
+        self
+    }
+
+    /// The bytes of the file, all of them on disk.
+    ///
+    /// # Errors
+    /// When the file cannot be flushed.
+    pub fn settled(&self) -> Result<u64> {
+        let failed =
+            |e: std::io::Error| Problem::in_file(&self.path, format!("cannot be written: {e}"));
+        match &self.file {
+            Some(file) => {
+                file.sync_all().map_err(failed)?;
+                Ok(file.metadata().map_err(failed)?.len())
+            }
+            None => Ok(self.keep.unwrap_or(0)),
+        }
     }
 
     fn open(&self) -> Result<File> {
+        if let Some(keep) = self.keep {
+            let open = || {
+                let mut file = File::options().append(true).create(true).open(&self.path)?;
+                // A line that was cut off by a crash goes with what came after the checkpoint.
+                file.set_len(keep.min(file.metadata()?.len()))?;
+                file.flush()?;
+                Ok(file)
+            };
+            return open().map_err(|e: std::io::Error| {
+                Problem::in_file(&self.path, format!("cannot be opened: {e}")).into()
+            });
+        }
         match File::create_new(&self.path) {
             Ok(file) => Ok(file),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {

@@ -42,8 +42,13 @@ pub struct Sinks<'a> {
 }
 
 impl<'a> Sinks<'a> {
-    /// The sinks of a run in `out_dir`; `tell` shows a line to the user. Nothing is created before the first record.
-    pub fn open(out_dir: &Path, logger: Option<LoggerName>, tell: impl Fn(&str) + 'a) -> Self {
+    /// The sinks of a run in `out_dir`; `after`: so many bytes of `metrics.jsonl` are kept, of a run that is taken up; `tell` shows a line to the user. Nothing is created before the first record.
+    pub fn open(
+        out_dir: &Path,
+        logger: Option<LoggerName>,
+        after: Option<u64>,
+        tell: impl Fn(&str) + 'a,
+    ) -> Self {
         let logger = logger.map(|kind| {
             let (name, folder) = match kind {
                 LoggerName::Csv => ("csv", "csv"),
@@ -56,7 +61,20 @@ impl<'a> Sinks<'a> {
             };
             Logger { sink, name, dir }
         });
-        Self { metrics: JsonLines::new(out_dir, "metrics.jsonl"), logger, tell: Box::new(tell) }
+        let metrics = JsonLines::new(out_dir, "metrics.jsonl");
+        let metrics = match after {
+            Some(bytes) => metrics.after(bytes),
+            None => metrics,
+        };
+        Self { metrics, logger, tell: Box::new(tell) }
+    }
+
+    /// The bytes of `metrics.jsonl`, all of them on disk.
+    ///
+    /// # Errors
+    /// When it cannot be flushed.
+    pub fn settled(&self) -> Result<u64> {
+        self.metrics.settled()
     }
 
     /// Writes a step.
@@ -145,7 +163,7 @@ pub(super) mod tests {
     fn three_records(prepare: impl FnOnce(&Path, &mut Sinks)) -> (Vec<String>, usize) {
         let home = tempfile::tempdir().unwrap();
         let told = RefCell::new(Vec::new());
-        let mut sinks = Sinks::open(home.path(), Some(LoggerName::Csv), |line: &str| {
+        let mut sinks = Sinks::open(home.path(), Some(LoggerName::Csv), None, |line: &str| {
             told.borrow_mut().push(line.to_owned());
         });
         prepare(home.path(), &mut sinks);
@@ -203,7 +221,7 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_written_before_the_first_record() {
         let home = tempfile::tempdir().unwrap();
-        drop(Sinks::open(home.path(), Some(LoggerName::TensorBoard), |_: &str| ()));
+        drop(Sinks::open(home.path(), Some(LoggerName::TensorBoard), None, |_: &str| ()));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 

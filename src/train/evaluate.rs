@@ -3,8 +3,8 @@
 use super::judge::{Judge, Verdict};
 use super::prepare::Run;
 use super::sample::sample;
-use super::save::save_best;
 use super::validate::validate;
+use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
 use crate::ops::rope;
 use crate::report::metrics::JsonLines;
@@ -19,6 +19,8 @@ pub struct Evaluation {
     samples: JsonLines,
     /// The last loss.
     pub last: Option<f64>,
+    /// The step after which it was measured.
+    pub evaluated: usize,
 }
 
 impl Evaluation {
@@ -28,7 +30,35 @@ impl Evaluation {
             judge: Judge::new(config.train.early_stopping_patience),
             samples: JsonLines::new(&config.out_dir, "samples.jsonl"),
             last: None,
+            evaluated: 0,
         }
+    }
+
+    /// With what the run that is taken up knew.
+    #[must_use]
+    pub fn with_memory(mut self, state: &RunState) -> Self {
+        self.judge = self.judge.with_memory(state.lowest);
+        (self.last, self.evaluated) = (state.val_loss, state.evaluated);
+        self
+    }
+
+    /// Goes on after the first `bytes` bytes of `samples.jsonl`.
+    #[must_use]
+    pub fn after(self, bytes: u64) -> Self {
+        Self { samples: self.samples.after(bytes), ..self }
+    }
+
+    /// The lowest loss and the validations since.
+    pub fn lowest(&self) -> (Option<f64>, usize) {
+        self.judge.memory()
+    }
+
+    /// The bytes of `samples.jsonl`, all of them on disk.
+    ///
+    /// # Errors
+    /// When it cannot be flushed.
+    pub fn settled(&self) -> crate::error::Result<u64> {
+        self.samples.settled()
     }
 
     /// Validates over `most` micro-batches, or all; logs, samples, keeps the best. Losses over different rows are not compared: an
@@ -60,9 +90,7 @@ impl Evaluation {
         self.last = Some(record.val_loss);
         let verdict =
             if comparable && step > 0 { self.judge.see(record.val_loss) } else { Verdict::GoOn };
-        if verdict == Verdict::Best && config.train.save_best {
-            save_best(config, run)?;
-        }
+        self.evaluated = step;
         if step > 0
             && let Some(record) = sample(config, run, rope, step, stop)?
         {

@@ -5,9 +5,12 @@ use super::guard::Watch;
 use super::judge::Verdict;
 use super::loss_scale::LossScale;
 use super::prepare::Run;
-use super::save::save;
+use super::resume::{self, Start};
+use super::save::{resolved, rotate, save};
 use super::{fault, objective};
-use crate::config::{LoggerName, Precision, RunConfig};
+use crate::checkpoint::find;
+use crate::checkpoint::run_state::RunState;
+use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::batch::Batch;
 use crate::model::decoder::Training;
 use crate::model::linear::Draw;
@@ -22,6 +25,10 @@ use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// The files that records are appended to.
+const METRICS: &str = "metrics.jsonl";
+const SAMPLES: &str = "samples.jsonl";
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +72,15 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outco
         LoggerName::Csv => sink::LoggerName::Csv,
         LoggerName::TensorBoard => sink::LoggerName::TensorBoard,
     };
-    let mut sinks = Sinks::open(&config.out_dir, Some(logger), |line| progress.note(line));
+    let resumed = run.resumed.take();
+    // What a run left that ended before its first checkpoint is begun anew.
+    let kept = |name: &str| match &resumed {
+        Some(start) if start.same_dir => Some(start.state.bytes.get(name).copied().unwrap_or(0)),
+        None if config.resume == Resume::Auto => Some(0),
+        _ => None,
+    };
+    let mut sinks =
+        Sinks::open(&config.out_dir, Some(logger), kept(METRICS), |line| progress.note(line));
     let mut optimizer = Optimizer::new(run.optimizer, &run.cx, &run.arena)?;
     let f16 = matches!(run.precision, Precision::F16 | Precision::F16Mixed);
     let mut scale = LossScale::new(f16);
@@ -76,14 +91,43 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outco
     let mut evaluation = Evaluation::new(config);
     let mut outcome =
         Outcome { ending: Ending::Finished, step: 0, tokens: 0, last: None, val_loss: None };
-    if e.initial_validation {
-        evaluation.run(config, run, &rope, None, 0, &mut sinks, &progress, stop)?;
+    let (mut step, mut before_s) = (0, 0.0);
+    if let Some(Start { dir, state, .. }) = &resumed {
+        (step, before_s, outcome.tokens) = (state.step, state.elapsed_s, state.tokens);
+        scale = scale.with_memory(state.loss_scale);
+        evaluation = evaluation.with_memory(state);
+        if let Some(bytes) = kept(SAMPLES) {
+            evaluation = evaluation.after(bytes);
+        }
+        if step < total {
+            let arrays = state.optimizer(dir)?;
+            let arrays = arrays.context("the checkpoint has no optimizer to go on with")?;
+            optimizer.restore(arrays)?;
+        }
+        // An evaluation that came after the checkpoint is done again.
+        if step > 0
+            && step < total
+            && step.is_multiple_of(e.interval)
+            && evaluation.evaluated != step
+        {
+            let most = Some(e.max_iters);
+            evaluation.run(config, run, &rope, most, step, &mut sinks, &progress, stop)?;
+        }
+    } else {
+        if let Some(bytes) = kept(SAMPLES) {
+            evaluation = evaluation.after(bytes);
+        }
+        if e.initial_validation {
+            evaluation.run(config, run, &rope, None, 0, &mut sinks, &progress, stop)?;
+        }
     }
-    let (mut step, mut epoch, start) = (0, 0, Instant::now());
-    let mut epochs = run.data.epochs();
+    let start = Instant::now();
+    let first_epoch = step / run.steps_per_epoch;
+    let (mut epoch, mut skip) = (first_epoch, step % run.steps_per_epoch);
+    let mut epochs = run.data.epochs().skip(first_epoch);
     'run: while step < total {
         let order = epochs.next().context("the order of rows never ends")?;
-        for window in order.chunks(t.global_batch_size).take(total - step) {
+        for window in order.chunks(t.global_batch_size).skip(skip).take(total - step) {
             if t.max_time.is_some_and(|most| start.elapsed().as_secs_f64() >= most) {
                 outcome.ending = Ending::TimeUp;
                 break 'run;
@@ -136,7 +180,7 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outco
                 tokens,
                 target_tokens: batches.iter().map(Batch::target_tokens).sum(),
                 tokens_per_s: tokens as f64 / began.elapsed().as_secs_f64(),
-                elapsed_s: start.elapsed().as_secs_f64(),
+                elapsed_s: before_s + start.elapsed().as_secs_f64(),
                 peak_mem_bytes: run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes()),
                 loss_scale: shown,
                 skipped,
@@ -147,29 +191,50 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outco
             outcome.last = Some(record);
             // First what must not be lost, then what can be computed again.
             if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
-                save(config, run, &format!("step-{step:08}"))?;
+                let at =
+                    Standing { step, elapsed_s: before_s + start.elapsed().as_secs_f64(), scale };
+                checkpoint(config, run, &mut optimizer, &at, &outcome, &evaluation, &sinks)?;
             }
             if step < total && step.is_multiple_of(e.interval) {
                 let most = Some(e.max_iters);
                 let verdict =
                     evaluation.run(config, run, &rope, most, step, &mut sinks, &progress, stop)?;
+                if verdict == Verdict::Best && t.save_best {
+                    let at = Standing {
+                        step,
+                        elapsed_s: before_s + start.elapsed().as_secs_f64(),
+                        scale,
+                    };
+                    let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
+                    save(config, run, "best", &state, None)?;
+                }
                 if verdict == Verdict::Stop {
                     outcome.ending = Ending::Early;
                     break 'run;
                 }
             }
         }
-        epoch += 1;
+        (epoch, skip) = (epoch + 1, 0);
     }
     outcome.step = step;
+    let at = Standing { step, elapsed_s: before_s + start.elapsed().as_secs_f64(), scale };
     if matches!(outcome.ending, Ending::Interrupted | Ending::TimeUp) {
-        if step > 0 && !config.out_dir.join(format!("step-{step:08}")).exists() {
-            save(config, run, &format!("step-{step:08}"))?;
+        let there = config.out_dir.join(format!("step-{step:08}"));
+        if step > 0 && find::check(&there).is_err() {
+            checkpoint(config, run, &mut optimizer, &at, &outcome, &evaluation, &sinks)?;
         }
     } else {
-        save(config, run, "final")?;
+        if find::check(&config.out_dir.join("final")).map(|s| s.step) != Ok(step) {
+            let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
+            save(config, run, "final", &state, None)?;
+        }
         if e.final_validation {
-            evaluation.run(config, run, &rope, None, step, &mut sinks, &progress, stop)?;
+            let verdict =
+                evaluation.run(config, run, &rope, None, step, &mut sinks, &progress, stop)?;
+            if verdict == Verdict::Best && t.save_best {
+                let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
+                save(config, run, "best", &state, None)?;
+            }
         }
         if stop.load(Ordering::Relaxed) {
             outcome.ending = Ending::Unvalidated;
@@ -178,6 +243,61 @@ pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outco
     outcome.val_loss = evaluation.last;
     progress.finish();
     Ok(outcome)
+}
+
+/// Where the loop stands.
+struct Standing {
+    step: usize,
+    elapsed_s: f64,
+    scale: LossScale,
+}
+
+impl Standing {
+    fn state(
+        &self,
+        config: &RunConfig,
+        run: &Run,
+        updates: i32,
+        outcome: &Outcome,
+        evaluation: &Evaluation,
+        sinks: &Sinks<'_>,
+    ) -> Result<RunState> {
+        let bytes = [(METRICS, sinks.settled()?), (SAMPLES, evaluation.settled()?)];
+        Ok(RunState {
+            format: RunState::FORMAT,
+            step: self.step,
+            tokens: outcome.tokens,
+            elapsed_s: self.elapsed_s,
+            updates,
+            loss_scale: self.scale.memory(),
+            lowest: evaluation.lowest(),
+            val_loss: evaluation.last,
+            evaluated: evaluation.evaluated,
+            bytes: bytes.map(|(name, n)| (name.to_owned(), n)).into(),
+            config: resume::values(&resolved(config, run)),
+            data: run.digest.clone(),
+            base: run.fingerprint.clone(),
+        })
+    }
+}
+
+/// Saves the run as it stands, and lets the oldest checkpoints go.
+fn checkpoint(
+    config: &RunConfig,
+    run: &mut Run,
+    optimizer: &mut Optimizer,
+    at: &Standing,
+    outcome: &Outcome,
+    evaluation: &Evaluation,
+    sinks: &Sinks<'_>,
+) -> Result<()> {
+    let arrays = optimizer.state()?;
+    let state = at.state(config, run, arrays.t, outcome, evaluation, sinks)?;
+    save(config, run, &format!("step-{:08}", at.step), &state, Some(&arrays))?;
+    if let Some(most) = config.train.save_total_limit {
+        rotate(&config.out_dir, most);
+    }
+    Ok(())
 }
 
 /// Forward and backward pass of one micro-batch: its share of the step's loss.

@@ -25,6 +25,17 @@ impl Judge {
         Self { lowest: f64::INFINITY, since: 0, patience }
     }
 
+    /// What it knows: the lowest loss, and the validations since.
+    pub fn memory(&self) -> (Option<f64>, usize) {
+        (Some(self.lowest).filter(|l| l.is_finite()), self.since)
+    }
+
+    /// With the memory of the run that is taken up.
+    #[must_use]
+    pub fn with_memory(self, (lowest, since): (Option<f64>, usize)) -> Self {
+        Self { lowest: lowest.unwrap_or(f64::INFINITY), since, ..self }
+    }
+
     /// Judges the loss of a validation.
     pub fn see(&mut self, loss: f64) -> Verdict {
         if loss < self.lowest {

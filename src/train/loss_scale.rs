@@ -22,6 +22,17 @@ impl LossScale {
         Self { scale: if dynamic { 65_536.0 } else { 1.0 }, good: 0, dynamic }
     }
 
+    /// The scale and its good steps in a row.
+    pub fn memory(&self) -> (f32, usize) {
+        (self.scale, self.good)
+    }
+
+    /// With the memory of the run that is taken up.
+    #[must_use]
+    pub fn with_memory(self, (scale, good): (f32, usize)) -> Self {
+        Self { scale, good, ..self }
+    }
+
     /// What the loss is multiplied by.
     pub fn get(&self) -> f32 {
         self.scale

@@ -13,6 +13,7 @@ pub mod optimizer;
 pub mod plan;
 pub mod prepare;
 pub mod remote;
+pub mod resume;
 pub mod sample;
 pub mod save;
 pub mod sources;

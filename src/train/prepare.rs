@@ -4,6 +4,7 @@ use super::device::{self, Opened};
 use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
 use super::remote::Remote;
+use super::resume::{self, Start};
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
@@ -14,6 +15,7 @@ use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
+use crate::hub::fingerprint::fingerprint;
 use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
 use crate::model::{Decoder, families};
@@ -25,6 +27,12 @@ use tracing::debug;
 
 /// A run about to start.
 pub struct Run {
+    /// The checkpoint that the run goes on from; taken by the loop.
+    pub resumed: Option<Start>,
+    /// Hash of the encoded rows.
+    pub digest: String,
+    /// What tells the base's weights apart.
+    pub fingerprint: String,
     /// The model's directory on this machine.
     pub model: PathBuf,
     /// Its tokenizer.
@@ -63,7 +71,7 @@ pub struct Run {
 ///
 /// # Errors
 /// When the model, the data or the adapter is not as the run needs it.
-pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
+pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Result<Run> {
     let asked = config.is_written("precision").then_some(config.precision);
     let Opened { cx, precision, mut notes } = device::open(config.device, asked, threads)?;
     let remote = Remote::new(config.access_token.clone());
@@ -92,13 +100,20 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         .into());
     }
 
-    let adapter = match &config.adapter_path {
+    let saved = start.as_ref().map(|s| s.dir.as_path());
+    let adapter = match saved.or(config.adapter_path.as_deref()) {
         Some(path) => Some(peft::read(path)?),
         None => None,
     };
     let modules = spec.linear_paths();
     let (lora, paths) = match &adapter {
-        Some(file) => (file.lora.clone(), adapter_paths(config, file, &modules)?),
+        Some(file) if start.is_none() => {
+            (file.lora.clone(), adapter_paths(config, file, &modules)?)
+        }
+        Some(file) => {
+            let adapted = |m: &&String| file.tensors.contains_key(*m);
+            (file.lora.clone(), modules.iter().filter(adapted).cloned().collect())
+        }
         None => {
             let lora = LoraConfig {
                 r: config.lora.r,
@@ -184,11 +199,14 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
     debug!(device = device::describe(&cx), quantize = ?config.quantize, "weights ready");
     let mut arena = Arena::default();
     let tensors = adapter.as_ref().map(|a| &a.tensors);
-    let file = config.adapter_path.as_deref().unwrap_or(dir);
+    let file = saved.or(config.adapter_path.as_deref()).unwrap_or(dir).to_path_buf();
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)
-        .map_err(|e| in_file(e, file))?;
+        .map_err(|e| in_file(e, &file))?;
     arena.to_device(&cx)?;
-    Ok(Run {
+    let mut run = Run {
+        resumed: None,
+        digest: data.digest(),
+        fingerprint: fingerprint(dir)?,
         model,
         tokenizer,
         cx,
@@ -205,7 +223,21 @@ pub fn prepare(config: &RunConfig, threads: usize) -> Result<Run> {
         schedule,
         steps_per_epoch,
         notes,
-    })
+    };
+    if let Some(start) = start {
+        let told = resume::compare(config, &run, &start)?;
+        for (dir, why) in &start.damaged {
+            run.notes.push(format!("{} is damaged and passed over: {why}", dir.display()));
+        }
+        run.notes.push(format!(
+            "taken up after step {} from {}",
+            start.state.step,
+            start.dir.display()
+        ));
+        run.notes.extend(told);
+        run.resumed = Some(start);
+    }
+    Ok(run)
 }
 
 /// The steps that train on `most` tokens: the last one may go beyond.

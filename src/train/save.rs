@@ -1,42 +1,49 @@
 //! A checkpoint of a run: the adapter, the tokenizer, the config that it came from.
 
 use super::prepare::Run;
-use crate::checkpoint::{atomic, peft};
+use crate::checkpoint::run_state::RunState;
+use crate::checkpoint::{atomic, find, manifest, peft};
 use crate::config::RunConfig;
+use crate::optim::state::State;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// Writes `<out_dir>/<name>/`.
+/// Writes `<out_dir>/<name>/`, in the place of one that is there; with the optimizer's state it can be taken up.
 ///
 /// # Errors
 /// When a file cannot be written or the device fails.
-pub fn save(config: &RunConfig, run: &mut Run, name: &str) -> Result<()> {
+pub fn save(
+    config: &RunConfig,
+    run: &mut Run,
+    name: &str,
+    state: &RunState,
+    optimizer: Option<&State>,
+) -> Result<()> {
     run.arena.fetch_params()?;
-    atomic::write_dir(&config.out_dir.join(name), |dir| fill(config, run, dir))
+    atomic::replace_dir(&config.out_dir.join(name), |dir| {
+        let base = here(&config.checkpoint_dir);
+        let modules = run.decoder.spec.linear_paths();
+        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
+        atomic::copy_tokenizer(&run.model, dir)?;
+        let file = dir.join("vft.yaml");
+        let text = resolved(config, run).to_yaml();
+        std::fs::write(&file, text).map_err(|e| atomic::io_problem(&file, &e))?;
+        state.write(dir, optimizer)?;
+        manifest::write(dir)?;
+        Ok(())
+    })
 }
 
-fn fill(config: &RunConfig, run: &Run, dir: &Path) -> Result<()> {
-    let base = here(&config.checkpoint_dir);
-    let modules = run.decoder.spec.linear_paths();
-    peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
-    atomic::copy_tokenizer(&run.model, dir)?;
-    let file = dir.join("vft.yaml");
-    std::fs::write(&file, resolved(config, run).to_yaml())
-        .map_err(|e| atomic::io_problem(&file, &e))?;
-    Ok(())
-}
-
-/// Writes `<out_dir>/best/` in the place of the last best one.
-///
-/// # Errors
-/// As [`save`].
-pub fn save_best(config: &RunConfig, run: &mut Run) -> Result<()> {
-    run.arena.fetch_params()?;
-    atomic::replace_dir(&config.out_dir.join("best"), |dir| fill(config, run, dir))
+/// Removes the oldest checkpoints beyond `most`; the newest always stays.
+pub fn rotate(out_dir: &Path, most: usize) {
+    for (_, dir) in find::steps(out_dir).into_iter().skip(most.max(1)) {
+        // What cannot be removed now gives way next time.
+        let _ = std::fs::remove_dir_all(dir);
+    }
 }
 
 /// What the run really used, from wherever it is read again: absolute paths, the adapter's own numbers, the precision chosen.
-fn resolved(config: &RunConfig, run: &Run) -> RunConfig {
+pub fn resolved(config: &RunConfig, run: &Run) -> RunConfig {
     let mut config = config.clone();
     config.precision = run.precision;
     (config.lora.r, config.lora.alpha, config.lora.dropout) =

@@ -16,6 +16,7 @@ fn sample(key: &str) -> (&'static [&'static str], &'static str) {
         }
         "access_token" => "hf_x",
         "device" => "cpu",
+        "resume" => "auto",
         "precision" => "32-true",
         "quantize" => "bnb.nf4-dq",
         "lora_r" | "lora_alpha" | "max_samples" | "num_workers" | "seed" | "ignore_index" => "3",

@@ -47,6 +47,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
         revision: r.text("revision"),
         access_token: r.text("access_token").map(|t| Secret::new(&t)),
         out_dir: directory(r, "out_dir", "out/finetune/lora"),
+        resume: r.choice("resume", Resume::No),
         device: r.choice("device", Device::Auto),
         precision: r.choice("precision", Precision::Bf16),
         quantize: r.read("quantize", None, quantize),

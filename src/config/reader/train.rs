@@ -38,6 +38,7 @@ pub(super) fn train(r: &mut Values) -> TrainSection {
         min_lr: r.number("train.min_lr", 0.0, 0.0..1e9),
         shuffle: r.flag("train.shuffle", true),
         save_interval: r.count_or_null("train.save_interval", Some(1000)),
+        save_total_limit: r.count_or_null("train.save_total_limit", None),
         save_best: r.flag("train.save_best", false),
         early_stopping_patience: r.count_or_null("train.early_stopping_patience", None),
         gradient_checkpointing: r.choice("train.gradient_checkpointing", Checkpointing::Auto),

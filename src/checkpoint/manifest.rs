@@ -1,0 +1,168 @@
+//! `manifest.json`: what a checkpoint consists of, with the SHA-256 of each file. It is written last; a checkpoint without it, or that
+//! differs from it in a byte, is none.
+
+use super::atomic::io_problem;
+use crate::error::{Problem, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The manifest's own name.
+pub const NAME: &str = "manifest.json";
+/// Files that a manifest may name.
+const MOST: usize = 1000;
+/// Bytes that a manifest may have.
+const MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    files: BTreeMap<String, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    sha256: String,
+}
+
+/// The SHA-256 of a file in hexadecimal digits, and its size.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256(path: &Path) -> io::Result<(String, u64)> {
+    let (mut file, mut hash, mut bytes) = (File::open(path)?, Sha256::new(), 0);
+    let mut block = vec![0; 1 << 18];
+    loop {
+        let n = file.read(&mut block)?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&block[..n]);
+        bytes += n as u64;
+    }
+    let digits = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok((digits, bytes))
+}
+
+/// Writes the manifest of all files in `dir`.
+///
+/// # Errors
+/// When a file cannot be read or the manifest not written.
+pub fn write(dir: &Path) -> Result<()> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(|e| io_problem(dir, &e))? {
+        let path = entry.map_err(|e| io_problem(dir, &e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name != NAME {
+            let (sha256, bytes) = sha256(&path).map_err(|e| io_problem(&path, &e))?;
+            files.insert(name, Entry { bytes, sha256 });
+        }
+    }
+    let path = dir.join(NAME);
+    let text = serde_json::to_string_pretty(&Manifest { version: 1, files });
+    let text = text.map_err(|e| Problem::in_file(&path, format!("cannot be written: {e}")))?;
+    fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))
+}
+
+/// Whether `dir` is what its manifest says; else what is wrong, in words.
+///
+/// # Errors
+/// The first difference.
+pub fn verify(dir: &Path) -> Result<(), String> {
+    let path = dir.join(NAME);
+    let size = fs::metadata(&path).map_err(|_| "it has no manifest.json".to_owned())?.len();
+    if size > MAX_BYTES {
+        return Err(format!("its manifest.json has {size} bytes"));
+    }
+    let text = fs::read(&path).map_err(|e| format!("its manifest.json cannot be read: {e}"))?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
+    if manifest.version != 1 {
+        return Err(format!("its manifest has version {}, this vft knows 1", manifest.version));
+    }
+    if manifest.files.len() > MOST {
+        return Err(format!("its manifest names {} files", manifest.files.len()));
+    }
+    for (name, entry) in &manifest.files {
+        let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
+        if !plain {
+            return Err(format!("its manifest names `{}`", name.escape_default()));
+        }
+        let file = dir.join(name);
+        let size = fs::metadata(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?.len();
+        if size != entry.bytes {
+            return Err(format!("`{name}` has {size} bytes instead of {}", entry.bytes));
+        }
+        let (digits, _) = sha256(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?;
+        if digits != entry.sha256 {
+            return Err(format!("`{name}` has other bytes than were written"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint() -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("a"), b"abc").unwrap();
+        fs::write(home.path().join("b"), b"").unwrap();
+        write(home.path()).unwrap();
+        home
+    }
+
+    #[test]
+    fn what_was_written_verifies() {
+        assert_eq!(verify(checkpoint().path()), Ok(()));
+    }
+
+    #[test]
+    fn the_hash_is_that_of_sha256sum() {
+        let home = checkpoint();
+        let want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256(&home.path().join("a")).unwrap(), (want.to_owned(), 3));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_seen() {
+        let home = checkpoint();
+        for name in ["a", NAME] {
+            let path = home.path().join(name);
+            let bytes = fs::read(&path).unwrap();
+            for bit in 0..bytes.len() * 8 {
+                let mut changed = bytes.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                // White space of the manifest says nothing.
+                let blank = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+                if name == NAME && blank(&changed) == blank(&bytes) {
+                    continue;
+                }
+                fs::write(&path, &changed).unwrap();
+                assert!(verify(home.path()).is_err(), "bit {bit} of {name}");
+            }
+            fs::write(&path, &bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_seen() {
+        let home = checkpoint();
+        fs::remove_file(home.path().join("b")).unwrap();
+        assert!(verify(home.path()).unwrap_err().contains("`b`"));
+    }
+
+    #[test]
+    fn a_name_that_leaves_the_directory_is_refused() {
+        let home = checkpoint();
+        let path = home.path().join(NAME);
+        let text = fs::read_to_string(&path).unwrap().replace("\"a\"", "\"../a\"");
+        fs::write(&path, text).unwrap();
+        assert!(verify(home.path()).unwrap_err().contains("../a"));
+    }
+}

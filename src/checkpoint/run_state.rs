@@ -1,0 +1,125 @@
+//! Where a run stands: the numbers that it goes on from, the optimizer's arrays, what it was started with.
+//!
+//! `run_state.json` and `optimizer.safetensors` beside the adapter. The order of rows, dropout and samples are functions of seed and step and
+//! need no state of their own.
+
+use super::atomic::io_problem;
+use crate::error::{Problem, Result};
+use crate::optim::state::{State, Values};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const STATE: &str = "run_state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// Counted up when the meaning of a field changes.
+const FORMAT: u32 = 1;
+
+/// Where a run stands after a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Version of this record.
+    pub format: u32,
+    /// Steps done.
+    pub step: usize,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Seconds trained.
+    pub elapsed_s: f64,
+    /// Updates of the optimizer.
+    pub updates: i32,
+    /// The loss scale and its good steps in a row.
+    pub loss_scale: (f32, usize),
+    /// The lowest validation loss, and the validations since.
+    pub lowest: (Option<f64>, usize),
+    /// The last validation loss.
+    pub val_loss: Option<f64>,
+    /// The step after which rows were validated last.
+    pub evaluated: usize,
+    /// Bytes of the files that are appended to.
+    pub bytes: BTreeMap<String, u64>,
+    /// The values of all keys.
+    pub config: BTreeMap<String, String>,
+    /// Hash of the encoded rows.
+    pub data: String,
+    /// Hash of what tells the base's weights apart.
+    pub base: String,
+}
+
+impl RunState {
+    /// The version that this program writes.
+    pub const FORMAT: u32 = FORMAT;
+
+    /// Writes the state into `dir`; the optimizer's arrays too, if given.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write(&self, dir: &Path, optimizer: Option<&State>) -> Result<()> {
+        let path = dir.join(STATE);
+        let failed = |path: &Path, e: &dyn std::fmt::Display| {
+            Problem::in_file(path, format!("cannot be written: {e}"))
+        };
+        let text = serde_json::to_string_pretty(self).map_err(|e| failed(&path, &e))?;
+        fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))?;
+        let Some(state) = optimizer else { return Ok(()) };
+        let path = dir.join(OPTIMIZER);
+        let mut tensors = Vec::new();
+        for (name, values) in &state.arrays {
+            let (dtype, bytes): (_, &[u8]) = match values {
+                Values::F32(v) => (Dtype::F32, bytemuck::cast_slice(v)),
+                Values::U8(v) => (Dtype::U8, v),
+            };
+            let shape = vec![bytes.len() * 8 / dtype.bitsize()];
+            let view = TensorView::new(dtype, shape, bytes).map_err(|e| failed(&path, &e))?;
+            tensors.push((name.clone(), view));
+        }
+        let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&path, &e))?;
+        fs::write(&path, bytes).map_err(|e| io_problem(&path, &e))
+    }
+
+    /// Reads the state of a checkpoint whose files are whole.
+    ///
+    /// # Errors
+    /// When it is no state, or one of another version.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE);
+        let text =
+            fs::read(&path).map_err(|e| Problem::in_file(&path, format!("cannot be read: {e}")))?;
+        let state: Self = serde_json::from_slice(&text).map_err(|e| {
+            Problem::at(&path, e.line(), e.column(), format!("is no state of a run: {e}"))
+        })?;
+        if state.format != FORMAT {
+            let message = format!("has format {}, this vft knows {FORMAT}", state.format);
+            return Err(Problem::in_file(&path, message).into());
+        }
+        Ok(state)
+    }
+
+    /// The optimizer's arrays; `None` where there are none.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn optimizer(&self, dir: &Path) -> Result<Option<State>> {
+        let path = dir.join(OPTIMIZER);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let broken =
+            |e: &dyn std::fmt::Display| Problem::in_file(&path, format!("cannot be read: {e}"));
+        let bytes = fs::read(&path).map_err(|e| broken(&e))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
+        let mut arrays = Vec::new();
+        for (name, view) in tensors.tensors() {
+            let values = match view.dtype() {
+                Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(view.data())),
+                Dtype::U8 => Values::U8(view.data().to_vec()),
+                other => return Err(broken(&format!("`{name}` is {other:?}")).into()),
+            };
+            arrays.push((name, values));
+        }
+        Ok(Some(State { t: self.updates, arrays }))
+    }
+}
