@@ -84,7 +84,7 @@ impl Encoder<'_> {
         })?;
         let (ids, mut labels, asked) = self.exchange(&prompt, answer, first)?;
         if !trained {
-            labels.fill(IGNORED);
+            labels[asked..].fill(IGNORED);
         }
         Ok((ids, labels, asked))
     }
@@ -100,13 +100,13 @@ impl Encoder<'_> {
             |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
         let plain = encode(prompt, false)?;
         let starts_with_bos = !plain.is_empty() && plain.first() == self.tokenizer.bos_id.as_ref();
-        let mut ids = if starts_with_bos || !first { plain } else { encode(prompt, true)? };
-        // A tokenizer that closes every text with EOS would close the prompt too.
-        if first
-            && ids.last().is_some()
-            && ids.last() == self.tokenizer.eos_id.as_ref()
-            && !prompt.is_empty()
-            && !starts_with_bos
+        let mut ids = if starts_with_bos || !first { plain.clone() } else { encode(prompt, true)? };
+        // A tokenizer that closes every text with EOS would close the prompt too; an EOS that the prompt itself ends with stays.
+        let added = ids.len() > plain.len();
+        if let Some((last, before)) = ids.split_last().filter(|_| added)
+            && Some(*last) == self.tokenizer.eos_id
+            && before.ends_with(&plain)
+            && !(before.is_empty() && self.tokenizer.bos_id == self.tokenizer.eos_id)
         {
             ids.pop();
         }
