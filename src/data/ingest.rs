@@ -7,7 +7,7 @@ use super::encode::{Encoder, Fault, Sample};
 use super::row::{Columns, Parsed, Row};
 use super::source::slice::SplitSlice;
 use super::source::{Line, known_rows, rows};
-use super::store::Writer;
+use super::store::{self, Fate, Writer};
 use crate::config::OnBadRow;
 use crate::error::{Problem, Result, UserError};
 use rayon::prelude::*;
@@ -71,20 +71,21 @@ pub fn ingest(rows: &Rows<'_>, encoder: &Encoder<'_>, writer: &mut Writer) -> Re
                 chunk.into_par_iter().map(|item| encode(item, rows, encoder)).collect();
             for done in done {
                 let skip = rows.on_bad_row == OnBadRow::Skip && !done.lost;
+                let row = store::Row { number, file: done.file, line: done.line };
                 match done.made {
                     Ok((parsed, samples)) => {
                         census.row(done.line, parsed.shape, parsed.notes);
                         for sample in &samples {
-                            let kept = census.sample(done.line, sample).then_some(sample);
-                            writer.push(done.file, done.line, number, kept)?;
+                            let kept = census.sample(done.line, sample);
+                            writer.push(row, kept.then_some(sample).ok_or(Fate::Untrained))?;
                         }
                         if samples.is_empty() {
-                            writer.push(done.file, done.line, number, None)?;
+                            writer.push(row, Err(Fate::Untrained))?;
                         }
                     }
                     Err(problem) if skip => {
                         census.bad(done.line, &problem.message);
-                        writer.push(done.file, done.line, number, None)?;
+                        writer.push(row, Err(Fate::Bad))?;
                     }
                     Err(problem) if problems.len() < LISTED => problems.push(problem),
                     Err(_) => more += 1,

@@ -12,8 +12,9 @@ mod array;
 pub mod cache;
 mod writer;
 
-pub use writer::Writer;
+pub use writer::{Row, Writer};
 
+use crate::data::encode::Cut;
 use crate::error::{Problem, Result};
 use array::Array;
 use bytemuck::{Pod, Zeroable};
@@ -37,6 +38,44 @@ pub struct Entry {
     pub line: u32,
     /// Number of the file.
     pub file: u32,
+    /// Number of the sample among those of its row, from 0.
+    pub part: u32,
+    /// A [`Fate`].
+    fate: u32,
+}
+
+/// What became of a row on its way to be this sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Fate {
+    /// It is whole.
+    Whole,
+    /// It lost its last exchanges.
+    Shortened,
+    /// It lost its last tokens.
+    Cut,
+    /// It is left out, as nothing in it is trained.
+    Untrained,
+    /// It is passed over, as it cannot be used.
+    Bad,
+}
+
+impl From<Cut> for Fate {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Whole => Self::Whole,
+            Cut::Exchanges => Self::Shortened,
+            Cut::Tokens => Self::Cut,
+        }
+    }
+}
+
+impl Entry {
+    /// What became of the row.
+    pub fn fate(&self) -> Fate {
+        let fates = [Fate::Shortened, Fate::Cut, Fate::Untrained, Fate::Bad];
+        fates.into_iter().find(|f| *f as u32 == self.fate).unwrap_or(Fate::Whole)
+    }
 }
 
 /// A sample's tokens with their labels, unshifted.

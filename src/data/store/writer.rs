@@ -1,7 +1,7 @@
 //! A store being written: sample by sample, to memory or to files.
 
 use super::array::Array;
-use super::{Entry, FILES, Store};
+use super::{Entry, FILES, Fate, Store};
 use crate::data::encode::Sample;
 use crate::error::{Problem, Result};
 use std::fs::File;
@@ -14,11 +14,24 @@ enum Sink {
     Files { dir: PathBuf, ids: BufWriter<File>, labels: BufWriter<File>, index: BufWriter<File> },
 }
 
+/// Where a row lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its number among all rows of the set, from 0.
+    pub number: u32,
+    /// Number of its file.
+    pub file: u32,
+    /// Its line.
+    pub line: usize,
+}
+
 /// Appends samples.
 pub struct Writer {
     sink: Sink,
     entries: Vec<Entry>,
     at: u64,
+    /// The row at hand and the number of its next sample.
+    part: (u32, u32),
 }
 
 impl Writer {
@@ -28,6 +41,7 @@ impl Writer {
             sink: Sink::Memory { ids: Vec::new(), labels: Vec::new() },
             entries: Vec::new(),
             at: 0,
+            part: (0, 0),
         }
     }
 
@@ -48,29 +62,27 @@ impl Writer {
             labels: make(labels)?,
             index: make(index)?,
         };
-        Ok(Self { sink, entries: Vec::new(), at: 0 })
+        Ok(Self { sink, entries: Vec::new(), at: 0, part: (0, 0) })
     }
 
-    /// Appends a sample, or a row that is left out.
+    /// Appends a sample of a row, or why it is left out.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn push(
-        &mut self,
-        file: u32,
-        line: usize,
-        row: u32,
-        sample: Option<&Sample>,
-    ) -> Result<()> {
+    pub fn push(&mut self, row: Row, sample: Result<&Sample, Fate>) -> Result<()> {
         let (ids, labels): (&[u32], &[i32]) = sample.map_or((&[], &[]), |s| (&s.ids, &s.labels));
+        let part = if self.part.0 == row.number { self.part.1 } else { 0 };
+        self.part = (row.number, part + 1);
         let entry = Entry {
             start: self.at,
-            row,
+            row: row.number,
             prompt: sample.map_or(0, |s| s.prompt) as u32,
             len: ids.len() as u32,
             targets: sample.map_or(0, Sample::targets) as u32,
-            line: u32::try_from(line).unwrap_or(u32::MAX),
-            file,
+            line: u32::try_from(row.line).unwrap_or(u32::MAX),
+            file: row.file,
+            part,
+            fate: sample.map_or_else(|fate| fate, |s| s.cut.into()) as u32,
         };
         self.at += ids.len() as u64;
         match &mut self.sink {
