@@ -2,6 +2,7 @@
 
 use crate::checkpoint::out_dir::{self, Claim};
 use crate::config::{Resume, RunConfig, keys};
+use crate::data::preview::{self, Marks};
 use crate::error::{Problem, UserError};
 use crate::report;
 use crate::report::memory::peak_bytes;
@@ -11,6 +12,7 @@ use crate::train::fit::{Ending, Outcome, fit};
 use crate::train::prepare::{Run, prepare};
 use crate::train::resume::{self, Plan};
 use anyhow::{Context, Result};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,21 +27,24 @@ const KILLED: i32 = 130;
 /// Signals within this time are one.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
+/// Characters of the sample that is shown at start.
+const SAMPLE: usize = 600;
+
 /// Arguments of `vft finetune`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The run's YAML file.
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Print the resolved config and end.
     #[arg(long)]
-    print_config: bool,
+    pub(super) print_config: bool,
     /// Threads to compute with; 0 for all cores. The result does not depend on it.
     #[arg(long, default_value_t = 0, env = "VFT_THREADS")]
-    threads: usize,
+    pub(super) threads: usize,
     /// Keys to set, as `--train.max_steps 10`; they win over the file.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "--KEY VALUE")]
-    overrides: Vec<String>,
+    pub(super) overrides: Vec<String>,
 }
 
 pub(super) fn after_help() -> String {
@@ -75,6 +80,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     for line in summary(&config, &run) {
         report::print_note(line);
     }
+    report::print_note(first_sample(&run)?);
     let outcome = fit(&config, &mut run, &stop)?;
     let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());
     if let Some(note) = run.plan.overrun(used) {
@@ -156,15 +162,15 @@ fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Res
 }
 
 /// The command's own flags, wherever they stand among the keys.
-struct Split {
-    config: Option<PathBuf>,
-    overrides: Vec<String>,
-    print: bool,
-    threads: usize,
+pub(super) struct Split {
+    pub(super) config: Option<PathBuf>,
+    pub(super) overrides: Vec<String>,
+    pub(super) print: bool,
+    pub(super) threads: usize,
 }
 
 /// clap gives everything after the first key as it is: the command's own flags may stand there too.
-fn split(args: &Args) -> Result<Split, UserError> {
+pub(super) fn split(args: &Args) -> Result<Split, UserError> {
     let mut split = Split {
         config: args.config.clone(),
         overrides: Vec::new(),
@@ -213,17 +219,9 @@ fn split(args: &Args) -> Result<Split, UserError> {
 }
 
 fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
-    let census = &run.census;
-    let share = census.trained_share();
-    let mut lines = vec![
-        format!("device: {}, {}", device::describe(&run.cx), run.precision),
-        format!(
-            "data: {} training and {} validation rows, {} tokens, {share:.0} % trained, longest {}",
-            run.data.train_len(),
-            run.data.val_len(),
-            census.tokens,
-            census.longest
-        ),
+    let mut lines = vec![format!("device: {}, {}", device::describe(&run.cx), run.precision)];
+    lines.extend(run.data.describe());
+    lines.extend([
         format!(
             "adapter: {} modules, {} trainable parameters, r {}, alpha {}",
             run.paths.len(),
@@ -236,8 +234,8 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
             "run: {} steps, {} per epoch, {} rows each",
             run.schedule.total_steps, run.steps_per_epoch, config.train.global_batch_size
         ),
-    ];
-    lines.extend(census.tell());
+    ]);
+    lines.extend(run.census.tell());
     lines.extend(config.notes.iter().chain(&run.notes).map(|n| format!("note: {n}")));
     let differences = config.litgpt_differences();
     if !differences.is_empty() {
@@ -245,4 +243,13 @@ fn summary(config: &RunConfig, run: &Run) -> Vec<String> {
         lines.extend(differences.iter().map(|d| format!("  {d}")));
     }
     lines
+}
+
+/// The first sample that is trained, as the model sees it, around its first trained token.
+fn first_sample(run: &Run) -> Result<String> {
+    let marks = if report::takes_color(&io::stderr()) { Marks::Color } else { Marks::Brackets };
+    let first = run.data.epochs().next().and_then(|epoch| epoch.first().copied()).unwrap_or(0);
+    let (example, origin) = (run.data.train(first), run.data.origin(first));
+    let text = preview::text(&run.tokenizer, example, origin.fate, marks, Some(SAMPLE))?;
+    Ok(format!("first sample: {}\n{}", preview::heading(example, &origin), text.trim_end()))
 }

@@ -1,5 +1,6 @@
 //! One file per verb: parse, call, render errors, exit codes.
 
+mod data;
 mod finetune;
 mod generate;
 mod merge;
@@ -23,6 +24,9 @@ enum Verb {
     /// Train an adapter as a config file says; any key can be set on the command line.
     #[command(visible_alias = "finetune_lora", after_help = finetune::after_help())]
     Finetune(finetune::Args),
+    /// Look at data as a run would read it.
+    #[command(subcommand)]
+    Data(data::Verb),
     /// Answer a prompt with a model and, if given, an adapter.
     Generate(generate::Args),
     /// Fold an adapter into full weights.
@@ -49,6 +53,7 @@ pub fn main() -> i32 {
     };
     let run = || match cli.verb {
         Verb::Finetune(args) => finetune::run(&args),
+        Verb::Data(verb) => data::run(&verb),
         Verb::Generate(args) => generate::run(&args),
         Verb::Merge(args) => merge::run(&args),
         Verb::Selftest(args) => selftest::run(&args),

@@ -8,7 +8,7 @@ use super::row::Columns;
 use super::sampler::random_split;
 use super::source::slice::SplitSlice;
 use super::split::train_test_split;
-use super::store::{Example, Store, Writer, cache};
+use super::store::{Entry, Example, Fate, Store, Writer, cache};
 use crate::config::OnBadRow;
 use crate::config::class::Holdout;
 use crate::error::{Problem, Result};
@@ -62,6 +62,30 @@ pub struct Key {
     sample: u32,
 }
 
+/// Where a sample comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Its file.
+    pub path: &'a Path,
+    /// The line of its row.
+    pub line: usize,
+    /// Its number among the samples of its row, from 0.
+    pub part: usize,
+    /// What became of the row.
+    pub fate: Fate,
+}
+
+impl<'a> Origin<'a> {
+    fn new(files: &'a [PathBuf], entry: &Entry) -> Self {
+        Self {
+            path: files.get(entry.file as usize).map_or(Path::new(""), PathBuf::as_path),
+            line: entry.line as usize,
+            part: entry.part as usize,
+            fate: entry.fate(),
+        }
+    }
+}
+
 /// Training and validation samples of all sets.
 #[derive(Default)]
 pub struct DataSet {
@@ -71,6 +95,8 @@ pub struct DataSet {
     /// Validation samples; may be none.
     val: Vec<Key>,
     parts: Vec<Part>,
+    /// The first file of each set.
+    names: Vec<PathBuf>,
     options: Option<Options>,
     /// What became of the rows, for each set.
     pub censuses: Vec<Census>,
@@ -116,6 +142,7 @@ impl DataSet {
             self.val.extend(self.kept(train, held_out));
         }
         self.parts.push(Part { samples: self.train.len() - before, weight: ask.weight });
+        self.names.push(ask.train.paths.first().cloned().unwrap_or_default());
         self.censuses.push(census);
         Ok(())
     }
@@ -195,6 +222,11 @@ impl DataSet {
         Ok((census, self.stores.len() as u32 - 1))
     }
 
+    /// The number of stores: sets, and validation files apart from them.
+    pub fn stores(&self) -> usize {
+        self.stores.len()
+    }
+
     /// The number of training samples, whatever their weights.
     pub fn train_len(&self) -> usize {
         self.train.len()
@@ -240,13 +272,58 @@ impl DataSet {
         self.stores[key.store as usize].0.example(key.sample as usize)
     }
 
-    /// Where a training sample comes from: its file and line.
-    pub fn origin(&self, i: usize) -> (&Path, usize) {
+    /// Where a training sample comes from.
+    pub fn origin(&self, i: usize) -> Origin<'_> {
         let key = self.train[i];
         let (store, files) = &self.stores[key.store as usize];
-        let entry = store.entries()[key.sample as usize];
-        let path = files.get(entry.file as usize).map_or(Path::new(""), PathBuf::as_path);
-        (path, entry.line as usize)
+        Origin::new(files, &store.entries()[key.sample as usize])
+    }
+
+    /// All samples of the rows that start in line `line` of any file.
+    pub fn at_line(&self, line: usize) -> Vec<(Example<'_>, Origin<'_>)> {
+        let mut found = Vec::new();
+        for (store, files) in &self.stores {
+            let entries = store.entries().iter().enumerate();
+            let here = entries.filter(|(_, e)| e.line as usize == line);
+            found.extend(here.map(|(i, e)| (store.example(i), Origin::new(files, e))));
+        }
+        found
+    }
+
+    /// The last line before and the first after `line` in which rows start.
+    pub fn lines_around(&self, line: usize) -> (Option<usize>, Option<usize>) {
+        let lines = || self.stores.iter().flat_map(|(s, _)| s.entries()).map(|e| e.line as usize);
+        (lines().filter(|l| *l < line).max(), lines().filter(|l| *l > line).min())
+    }
+
+    /// The numbers in a line, and where there are several sets a line for each.
+    pub fn describe(&self) -> Vec<String> {
+        let numbers = |c: &Census| {
+            format!(
+                "{} tokens, {:.0} % trained, longest {}",
+                c.tokens,
+                c.trained_share(),
+                c.longest
+            )
+        };
+        let mut lines = vec![format!(
+            "data: {} training and {} validation rows, {}",
+            self.train_len(),
+            self.val_len(),
+            numbers(&self.census())
+        )];
+        if self.parts.len() > 1 {
+            for ((part, census), path) in self.parts.iter().zip(&self.censuses).zip(&self.names) {
+                lines.push(format!(
+                    "  {}: {} training rows, weight {}, {}",
+                    path.display(),
+                    part.samples,
+                    part.weight,
+                    numbers(census)
+                ));
+            }
+        }
+        lines
     }
 
     /// A hash of all samples in their order, and of their weights.

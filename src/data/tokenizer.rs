@@ -3,6 +3,7 @@
 use super::template::ChatTemplate;
 use crate::error::{Problem, Result};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
+    special: HashSet<u32>,
     /// Id that ends a text.
     pub eos_id: Option<u32>,
     /// Id that begins a text.
@@ -77,7 +79,9 @@ impl Tokenizer {
             }
             None => None,
         };
-        Ok(Self { inner, path, eos_id, bos_id, stop_ids, template })
+        let added = inner.get_added_tokens_decoder();
+        let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        Ok(Self { inner, path, special, eos_id, bos_id, stop_ids, template })
     }
 
     /// What decides the ids of a text: the tokenizer's file, and special tokens with the chat template.
@@ -126,7 +130,12 @@ impl Tokenizer {
 
     /// Whether an id is a special token.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special)
+        self.special.contains(&id)
+    }
+
+    /// The token that an id stands for, as the vocabulary writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 }
 

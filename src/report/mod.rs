@@ -15,7 +15,13 @@ mod tensorboard;
 mod usage;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+
+/// Whether colours make sense on `stream`: it is a terminal that has them, and `NO_COLOR` (<https://no-color.org>) is not set.
+pub fn takes_color(stream: &impl IsTerminal) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb")
+}
 
 /// Prints text to standard output; a reader that went away is no error.
 pub fn print_out(text: &str) {

@@ -18,6 +18,7 @@ use crate::hub::config::HfConfig;
 use crate::hub::fingerprint::fingerprint;
 use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
+use crate::model::spec::DecoderSpec;
 use crate::model::{Decoder, families};
 use crate::ops::Cx;
 use crate::optim::{Arena, OptimizerConfig, Schedule};
@@ -74,31 +75,9 @@ pub struct Run {
 pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Result<Run> {
     let asked = config.is_written("precision").then_some(config.precision);
     let Opened { cx, precision, mut notes } = device::open(config.device, asked, threads)?;
-    let remote = Remote::new(config.access_token.clone());
-    let model = remote.model(&config.checkpoint_dir, config.revision.as_deref());
-    let model = model.map_err(|e| placed(config, "checkpoint_dir", e))?;
+    let (model, spec, tokenizer) = describe(config)?;
     let dir = &model;
-    let hf = HfConfig::load(dir)?;
-    let spec = families::spec(&hf)?;
-    debug!(dir = %dir.display(), architecture = hf.architecture, layers = spec.layers, "config.json read");
     let t = &config.train;
-    if t.max_seq_length.is_some_and(|n| n > spec.context) {
-        let message = format!("is above the model's context of {}", spec.context);
-        return Err(UserError::from(config.problem("train.max_seq_length", message)).into());
-    }
-    let tokenizer = Tokenizer::load(dir)?;
-    if tokenizer.vocab_size() > spec.vocab {
-        let message = format!(
-            "has {} tokens, but the model's embedding only {} rows",
-            tokenizer.vocab_size(),
-            spec.vocab
-        );
-        let hint = "the tokenizer belongs to another model, or the embedding was not resized for added tokens";
-        return Err(UserError::from(
-            Problem::in_file(dir.join("tokenizer.json"), message).hint(hint),
-        )
-        .into());
-    }
 
     let saved = start.as_ref().map(|s| s.dir.as_path());
     let adapter = match saved.or(config.adapter_path.as_deref()) {
@@ -125,7 +104,6 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         }
     };
 
-    debug!(tokens = tokenizer.vocab_size(), "tokenizer read");
     let Sources { data, styles, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
     notes.extend(of_data);
     let census = data.census();
@@ -253,6 +231,40 @@ fn steps_of(data: &DataSet, batch: usize, most: usize) -> usize {
         }
     }
     steps
+}
+
+/// What data needs of a model: its directory on this machine, its shape, its tokenizer.
+///
+/// # Errors
+/// When the model is not as a run needs it, weights apart.
+pub fn describe(config: &RunConfig) -> Result<(PathBuf, DecoderSpec, Tokenizer)> {
+    let remote = Remote::new(config.access_token.clone());
+    let model = remote.model(&config.checkpoint_dir, config.revision.as_deref());
+    let model = model.map_err(|e| placed(config, "checkpoint_dir", e))?;
+    let dir = &model;
+    let hf = HfConfig::load(dir)?;
+    let spec = families::spec(&hf)?;
+    debug!(dir = %dir.display(), architecture = hf.architecture, layers = spec.layers, "config.json read");
+    let t = &config.train;
+    if t.max_seq_length.is_some_and(|n| n > spec.context) {
+        let message = format!("is above the model's context of {}", spec.context);
+        return Err(UserError::from(config.problem("train.max_seq_length", message)).into());
+    }
+    let tokenizer = Tokenizer::load(dir)?;
+    if tokenizer.vocab_size() > spec.vocab {
+        let message = format!(
+            "has {} tokens, but the model's embedding only {} rows",
+            tokenizer.vocab_size(),
+            spec.vocab
+        );
+        let hint = "the tokenizer belongs to another model, or the embedding was not resized for added tokens";
+        return Err(UserError::from(
+            Problem::in_file(dir.join("tokenizer.json"), message).hint(hint),
+        )
+        .into());
+    }
+    debug!(tokens = tokenizer.vocab_size(), "tokenizer read");
+    Ok((model, spec, tokenizer))
 }
 
 /// An error about a key, at the place where the key is written.

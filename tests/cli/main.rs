@@ -3,5 +3,6 @@
 
 mod common;
 mod hostile;
+mod preview;
 mod resume;
 mod runs;
