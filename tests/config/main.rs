@@ -4,6 +4,7 @@
 
 mod keys;
 mod litgpt;
+mod plans;
 mod presets;
 
 use vft::config::RunConfig;

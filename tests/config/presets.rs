@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use vft::config::RunConfig;
 use vft::config::keys::KEYS;
 
-fn shipped() -> Vec<PathBuf> {
+pub(crate) fn shipped() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs")];
     while let Some(dir) = dirs.pop() {
