@@ -143,7 +143,11 @@ fn refuse_strangers(r: &mut Values, prefix: &str, class: &'static DataClass) {
         let (chosen, placed) =
             (r.values.get("data.class_path"), r.values.get(&key).is_some_and(|(_, p)| p.is_some()));
         let replaced = chosen.is_some_and(|(_, place)| place.is_none()) && placed;
-        if class.takes(arg) {
+        // MuriITVi has the key from Deita and takes `false` alone: a row of it is one exchange.
+        let inherited = class.name == "MuriITVi"
+            && arg == "include_multiturn_conversations"
+            && !r.flag(&key, true);
+        if class.takes(arg) || inherited {
         } else if replaced {
             r.values.remove(&key);
             r.notes
