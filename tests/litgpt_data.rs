@@ -17,7 +17,7 @@ use vft::data::style::Style;
 use vft::data::tokenizer::Tokenizer;
 use vft::hub::config::HfConfig;
 use vft::model::families;
-use vft::train::sources;
+use vft::train::sources::{self, Sources};
 
 const IGNORED: i32 = -100;
 
@@ -65,12 +65,16 @@ fn model(edit: impl Fn(&mut Value, &mut Value)) -> TempDir {
 
 /// What a command line reads with a model's tokenizer.
 fn load(model: &Path, arguments: &[String]) -> DataSet {
+    sources(model, arguments).data
+}
+
+fn sources(model: &Path, arguments: &[String]) -> Sources {
     let model_argument = ["--checkpoint_dir".to_owned(), model.to_string_lossy().into_owned()];
     let config = RunConfig::load(None, &[&model_argument[..], arguments].concat()).unwrap();
     let mut spec = families::spec(&HfConfig::load(model).unwrap()).unwrap();
     // The bundled model sees 256 tokens; some prompts of these styles have more bytes.
     spec.context = 4096;
-    sources::load(&config, &Tokenizer::load(model).unwrap(), &spec).unwrap().data
+    sources::load(&config, &Tokenizer::load(model).unwrap(), &spec).unwrap()
 }
 
 /// The class' files where it looks for them: `download_dir/file_name`, the splits of a repository, a folder for its configuration.
@@ -362,4 +366,30 @@ fn an_eos_that_ends_the_prompt_stays() {
     // One that the tokenizer alone puts there would end the question.
     let asked = ["hỏi", "đáp", "</s>"].map(|text| oracle.ids(text)).concat();
     assert_eq!(templated(closing.path(), "{instruction}"), with_bos(asked));
+}
+
+/// Whether a note with `part` is told of JSON's fixture `file` with `model`'s tokenizer.
+fn told(model: &Path, file: &str, part: &str) -> bool {
+    let path = root().join("tests/fixtures/litgpt/data/JSON").join(file);
+    let path = path.to_string_lossy();
+    let arguments = ["--data", "JSON", "--data.path", &path, "--data.prompt_style", "ChatMLNoSys"];
+    sources(model, &arguments.map(str::to_owned)).notes.iter().any(|n| n.contains(part))
+}
+
+#[test]
+fn held_out_rows_are_told_where_nobody_asked_for_them() {
+    let model = model(|_, _| ());
+    let told = |file: &str| told(model.path(), file, "are held out for validation");
+    assert_eq!([told("data.jsonl"), told("directory")], [true, false]);
+}
+
+#[test]
+fn a_bos_that_stays_is_told_where_litgpt_strips_it() {
+    let opens = model(|config, _| config["bos_token"] = "<|im_start|>".into());
+    let known = tempfile::tempdir().unwrap();
+    let known = known.path().join("SmolLM2-360M-Instruct");
+    copy(opens.path(), &known);
+    let told = |model: &Path| told(model, "data.jsonl", "keep the BOS");
+    let plain = model(|_, _| ());
+    assert_eq!([told(opens.path()), told(&known), told(plain.path())], [true, false, false]);
 }

@@ -2,7 +2,7 @@
 //!
 //! LitGPT 0.5.13. What depends on the model or the rows is told by the code that sees them.
 
-use super::{LoraSection, MultiTurn, Precision, RunConfig, TargetModules, TrainOn};
+use super::{LoraSection, MultiTurn, Precision, RunConfig, TargetModules};
 
 impl RunConfig {
     /// The lines.
@@ -42,15 +42,6 @@ impl RunConfig {
         tell(
             sets.iter().any(|s| s.class.multi_turn && s.multi_turn == MultiTurn::Conversation),
             "conversations stay whole; LitGPT trains each exchange by itself (multi_turn: pairs) or the first one only (multi_turn: first)",
-        );
-        tell(
-            sets.iter().any(|s| s.train_on == TrainOn::All),
-            "prompts are trained like answers, LitGPT's default; mask_prompt: true trains answers only",
-        );
-        tell(
-            sets.iter().any(|s| s.class.name == "JSON" && s.val_split_fraction.is_none())
-                && self.data.sets.iter().all(|s| s.val_path.is_none()),
-            "val_split_fraction: 0.05 of a file without validation rows, as LitGPT from 0.5.13",
         );
         lines
     }

@@ -2,17 +2,18 @@
 
 use super::remote::{Remote, RemoteSet};
 use crate::config::class::{DataClass, Holdout, Home};
-use crate::config::{MultiTurn, RunConfig, SetSection};
+use crate::config::{MultiTurn, RunConfig, SetSection, TrainOn};
 use crate::data::dataset::{Ask, DataSet, Files, Options};
 use crate::data::encode::Encoder;
 use crate::data::row::Columns;
 use crate::data::source::slice::SplitSlice;
 use crate::data::source::splits::{Splits, discover};
-use crate::data::style::Style;
+use crate::data::style::{Exchange, Style};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, Result, UserError};
 use crate::hub::remote::is_repo_id;
 use crate::model::spec::DecoderSpec;
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 
 /// All rows of a run, encoded.
@@ -34,9 +35,16 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
     let (mut asks, mut styles, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for set in &config.data.sets {
         let style = style(config, set, tokenizer, &mut notes)?;
+        if keeps_bos(config, &style, tokenizer) {
+            notes.push(format!(
+                "prompts in the style `{}` keep the BOS that they begin with; LitGPT strips it",
+                style.name()
+            ));
+        }
         styles.push(style.clone());
         let found = find(config, set, &remote)?;
         let (train, val) = chosen(config, set, found, &remote)?;
+        tell_of_rows(set, val.is_some(), &mut notes);
         let holdout = match (set.val_split_fraction, set.class.holdout) {
             (None, holdout) => holdout,
             (Some(fraction), Holdout::Random(_)) => Holdout::Random(fraction),
@@ -71,6 +79,12 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
         shuffle: config.train.shuffle,
         on_bad_row: config.data.on_bad_row,
     };
+    if config.data.sets.iter().any(|s| s.train_on == TrainOn::All) {
+        notes.push(
+            "prompts are trained like answers, as in LitGPT; mask_prompt: true trains answers only"
+                .into(),
+        );
+    }
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     Ok(Sources { data, styles, notes })
 }
@@ -86,6 +100,34 @@ fn on_threads<T: Send>(
         Ok(pool) => pool.install(work),
         Err(e) => Err(Problem::new(format!("no {threads} threads can be started: {e}")).into()),
     }
+}
+
+/// What LitGPT does too, but not what everyone expects.
+fn tell_of_rows(set: &SetSection, has_val: bool, notes: &mut Vec<String>) {
+    if let (Home::Path, Holdout::Random(share), None, false) =
+        (set.class.home, set.class.holdout, set.val_split_fraction, has_val)
+    {
+        notes.push(format!(
+            "{share} of the rows are held out for validation, as in LitGPT; `{}` says otherwise",
+            set.key("val_split_fraction")
+        ));
+    }
+}
+
+/// Whether prompts begin with a BOS that LitGPT strips: the tokenizer does not put it there, and the model is not of the kind that LitGPT
+/// knows by its directory's name.
+fn keeps_bos(config: &RunConfig, style: &Style, tokenizer: &Tokenizer) -> bool {
+    let name = config.checkpoint_dir.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with("SmolLM2") && name.ends_with("Instruct") {
+        return false;
+    }
+    let nothing = Map::new();
+    let exchange = Exchange { system: None, instruction: "a", input: "", columns: &nothing };
+    let starts = |text: &str, special| {
+        let ids = tokenizer.encode(text, special).unwrap_or_default();
+        ids.first().is_some_and(|id| Some(*id) == tokenizer.bos_id)
+    };
+    style.prompt(&exchange).is_ok_and(|prompt| starts(&prompt, false)) && !starts("a", true)
 }
 
 fn style(

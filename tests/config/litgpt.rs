@@ -71,6 +71,17 @@ fn an_argument_of_another_class_is_refused_in_the_file() {
 }
 
 #[test]
+fn muri_takes_the_argument_that_it_inherits_where_it_changes_nothing() {
+    let text = |flag: bool| {
+        format!(
+            "checkpoint_dir: m\ndata:\n  class_path: vinasmol_datamodule.MuriITVi\n  init_args:\n    include_multiturn_conversations: {flag}\n"
+        )
+    };
+    assert!(load(&text(false), &[]).is_ok());
+    assert!(errors(&text(true), &[]).contains("is not read by the class MuriITVi"));
+}
+
+#[test]
 fn a_prompt_style_may_be_a_block() {
     let text = lines(
         "    prompt_style:\n      class_path: litgpt.prompts.ChatML\n      init_args:\n        system_message: Hi\n",
@@ -181,4 +192,11 @@ fn differences_are_told_only_where_they_apply() {
     let told = |more: &str| load(&lines(more), &[]).unwrap().litgpt_differences();
     let of_min_lr = |lines: Vec<String>| lines.iter().any(|l| l.starts_with("train.min_lr"));
     assert_eq!([of_min_lr(told("train:\n  min_lr: 6e-5\n")), of_min_lr(told(""))], [true, false]);
+}
+
+#[test]
+fn what_litgpt_does_too_is_no_difference() {
+    let same =
+        "precision: bf16-mixed\ntrain:\n  epochs: null\n  max_steps: 3\n  global_batch_size: 1\n";
+    assert_eq!(load(&lines(same), &[]).unwrap().litgpt_differences(), [""; 0]);
 }
