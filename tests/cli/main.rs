@@ -6,3 +6,4 @@ mod hostile;
 mod preview;
 mod resume;
 mod runs;
+mod vinasmol;
