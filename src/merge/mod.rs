@@ -25,6 +25,7 @@ pub mod verify;
 use crate::checkpoint::{atomic, peft};
 pub use crate::config::TiedHead;
 use crate::error::{Problem, Result as UserResult, UserError};
+use crate::hub::remote::is_repo_id;
 use crate::model::load::Nf4;
 use anyhow::Result;
 use candle_core::DType;
@@ -122,7 +123,7 @@ pub fn merge(ask: &MergeAsk<'_>) -> Result<MergeReport> {
     })
 }
 
-/// The local directory that an adapter names as its base.
+/// The base that an adapter names: a directory here, or an id on the Hub.
 ///
 /// # Errors
 /// When the adapter names none, or one that is not here.
@@ -134,8 +135,8 @@ pub fn base_of(adapter: &Path) -> UserResult<PathBuf> {
     let Some(name) = name.filter(|n| !n.is_empty()) else {
         return Err(Problem::in_file(path, "names no base model").hint(hint).into());
     };
-    if !Path::new(name).is_dir() {
-        let message = format!("the base `{name}` is no directory here");
+    if !Path::new(name).is_dir() && !is_repo_id(name) {
+        let message = format!("the base `{name}` is no directory here and no model on the Hub");
         return Err(Problem::in_file(path, message).hint(hint).into());
     }
     Ok(name.into())

@@ -12,6 +12,7 @@ use crate::merge::{MergeAsk, MergeReport, TiedHead, base_of, merge};
 use crate::ops::Cx;
 use crate::report;
 use crate::train::device::{self, Opened};
+use crate::train::remote::Remote;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,9 +30,12 @@ const SAMPLED: usize = 32;
 /// Arguments of `vft merge`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Hugging Face model directory; if not given, the local directory that the adapter names.
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face model directory, or a model on the Hub; if not given, the one that the adapter names.
+    #[arg(long, value_name = "DIR | ID")]
     base: Option<PathBuf>,
+    /// Branch, tag or commit of a base on the Hub.
+    #[arg(long)]
+    revision: Option<String>,
     /// PEFT adapter directory.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -69,11 +73,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<i32> {
-    for (flag, dir) in [("base", args.base.as_ref()), ("adapter", Some(&args.adapter))] {
-        if let Some(dir) = dir.filter(|d| !d.is_dir()) {
-            let message = format!("`--{flag}`: `{}` is no directory", dir.display());
-            return Err(UserError::from(Problem::new(message)).into());
-        }
+    if !args.adapter.is_dir() {
+        let message = format!("`--adapter`: `{}` is no directory", args.adapter.display());
+        return Err(UserError::from(Problem::new(message)).into());
     }
     let base = match &args.base {
         Some(base) => base.clone(),
@@ -83,6 +85,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
             base
         }
     };
+    let base = Remote::new(None).model(&base, args.revision.as_deref())?;
     let choice = choice::choose(args)?;
     report::print_note(format_args!("base weights: {}", choice.reason));
     let (stop, merged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
