@@ -233,7 +233,7 @@ fn a_cut_answer_is_counted_and_gets_no_eos() {
     let row = json!({"instruction": "q", "output": "một hai ba bốn năm sáu bảy tám chín mười"});
     let settings = format!("{NO_SYS} --data.mask_prompt true");
     let whole = one(row.clone(), &settings);
-    let n = load(&[row.clone()], &settings).unwrap().train(0).ids.len();
+    let n = load(std::slice::from_ref(&row), &settings).unwrap().train(0).ids.len();
     let data = load(&[row], &format!("{settings} --train.max_seq_length {}", n - 1)).unwrap();
     assert_eq!(shown(data.train(0)), whole.replace("<|im_end|>⟧", "⟧"));
     assert_eq!((data.census().cut.count, data.census().cut.first), (1, vec![1]));

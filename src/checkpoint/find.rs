@@ -36,7 +36,7 @@ pub fn steps(out_dir: &Path) -> Vec<(usize, PathBuf)> {
         Some((number, e.path()))
     };
     let mut steps: Vec<(usize, PathBuf)> = entries.filter_map(step).collect();
-    steps.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    steps.sort_unstable_by_key(|(step, _)| std::cmp::Reverse(*step));
     steps
 }
 

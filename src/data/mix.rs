@@ -64,16 +64,15 @@ impl Mix {
         let (mut pool, mut first) = (Vec::new(), 0);
         for (part, order) in self.parts.iter().zip(&self.orders) {
             let (n, count) = (part.samples, part.per_epoch());
-            if n > 0 {
-                for _ in 0..count / n {
-                    pool.extend(first..first + n);
-                }
-                let rest = count % n;
-                let mut taken: Vec<usize> =
-                    (0..rest).map(|j| first + order[(self.epoch * rest + j) % n]).collect();
-                taken.sort_unstable();
-                pool.extend(taken);
+            let whole = count.checked_div(n).unwrap_or(0);
+            for _ in 0..whole {
+                pool.extend(first..first + n);
             }
+            let rest = count - whole * n;
+            let mut taken: Vec<usize> =
+                (0..rest).map(|j| first + order[(self.epoch * rest + j) % n]).collect();
+            taken.sort_unstable();
+            pool.extend(taken);
             first += n;
         }
         pool
