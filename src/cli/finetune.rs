@@ -8,7 +8,7 @@ use crate::report;
 use crate::report::memory::peak_bytes;
 use crate::train::device;
 use crate::train::finish;
-use crate::train::fit::{Ending, Outcome, fit};
+use crate::train::fit::{Ending, Outcome, fit, step_name};
 use crate::train::prepare::{Run, prepare};
 use crate::train::resume::{self, Plan};
 use anyhow::{Context, Result};
@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 /// What is told, written and returned after the loop.
 fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> Result<i32> {
     let (step, last) = (outcome.step, config.out_dir.join("final"));
-    let checkpoint = config.out_dir.join(format!("step-{step:08}"));
+    let checkpoint = config.out_dir.join(step_name(step));
     let kept = if step > 0 {
         format!("; adapter saved in {}", checkpoint.display())
     } else {

@@ -24,28 +24,24 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// None yet.
-    pub fn new(config: &RunConfig) -> Self {
+    /// None yet; so many bytes of `samples.jsonl` are kept, of a run that is taken up.
+    pub fn new(config: &RunConfig, after: Option<u64>) -> Self {
+        let samples = JsonLines::new(&config.out_dir, "samples.jsonl");
         Self {
             judge: Judge::new(config.train.early_stopping_patience),
-            samples: JsonLines::new(&config.out_dir, "samples.jsonl"),
+            samples: match after {
+                Some(bytes) => samples.after(bytes),
+                None => samples,
+            },
             last: None,
             evaluated: 0,
         }
     }
 
-    /// With what the run that is taken up knew.
-    #[must_use]
-    pub fn with_memory(mut self, state: &RunState) -> Self {
+    /// Knows what the run knew that is taken up.
+    pub fn remember(&mut self, state: &RunState) {
         self.judge = self.judge.with_memory(state.lowest);
         (self.last, self.evaluated) = (state.val_loss, state.evaluated);
-        self
-    }
-
-    /// Goes on after the first `bytes` bytes of `samples.jsonl`.
-    #[must_use]
-    pub fn after(self, bytes: u64) -> Self {
-        Self { samples: self.samples.after(bytes), ..self }
     }
 
     /// The lowest loss and the validations since.

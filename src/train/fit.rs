@@ -1,4 +1,7 @@
 //! The training loop, from the first step to the saved adapter.
+//!
+//! Where the loop stands is its number of steps: epoch, place in it, dropout and rates follow from that. So a run that is taken up does
+//! what it would have done.
 
 use super::evaluate::Evaluation;
 use super::guard::Watch;
@@ -7,22 +10,18 @@ use super::loss_scale::LossScale;
 use super::prepare::Run;
 use super::resume::{self, Start};
 use super::save::{resolved, rotate, save};
-use super::{fault, objective};
+use super::step::{Step, Stepper};
 use crate::checkpoint::find;
 use crate::checkpoint::run_state::RunState;
 use crate::config::{LoggerName, Precision, Resume, RunConfig};
-use crate::data::batch::Batch;
-use crate::model::decoder::Training;
-use crate::model::linear::Draw;
-use crate::ops::philox::seed_key;
-use crate::ops::rope;
+use crate::data::mix::Mix;
 use crate::optim::Optimizer;
-use crate::optim::arena::clip_factor;
 use crate::report::memory::peak_bytes;
 use crate::report::metrics::StepRecord;
 use crate::report::progress::Progress;
 use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -65,255 +64,267 @@ pub struct Outcome {
 /// # Errors
 /// When the loss or a gradient goes wrong, or a file cannot be written.
 pub fn fit(config: &RunConfig, run: &mut Run, stop: &AtomicBool) -> Result<Outcome> {
-    let (t, e) = (&config.train, &config.eval);
-    let total = run.schedule.total_steps;
-    let progress = Progress::new(total, t.log_interval);
-    let logger = match config.logger_name {
-        LoggerName::Csv => sink::LoggerName::Csv,
-        LoggerName::TensorBoard => sink::LoggerName::TensorBoard,
-    };
-    let resumed = run.resumed.take();
-    // What a run left that ended before its first checkpoint is begun anew.
-    let kept = |name: &str| match &resumed {
-        Some(start) if start.same_dir => Some(start.state.bytes.get(name).copied().unwrap_or(0)),
-        None if config.resume == Resume::Auto => Some(0),
-        _ => None,
-    };
-    let mut sinks =
-        Sinks::open(&config.out_dir, Some(logger), kept(METRICS), |line| progress.note(line));
-    let mut optimizer = Optimizer::new(run.optimizer, &run.cx, &run.arena)?;
-    let f16 = matches!(run.precision, Precision::F16 | Precision::F16Mixed);
-    let mut scale = LossScale::new(f16);
-    let mut watch = Watch::new(&run.arena);
-    let rope = run.decoder.rope_table(&run.cx, run.plan.positions)?;
-    run.cx.set_token_capacity(run.plan.tokens);
-
-    let mut evaluation = Evaluation::new(config);
-    let mut outcome =
-        Outcome { ending: Ending::Finished, step: 0, tokens: 0, last: None, val_loss: None };
-    let (mut step, mut before_s) = (0, 0.0);
-    if let Some(Start { dir, state, .. }) = &resumed {
-        (step, before_s, outcome.tokens) = (state.step, state.elapsed_s, state.tokens);
-        scale = scale.with_memory(state.loss_scale);
-        evaluation = evaluation.with_memory(state);
-        if let Some(bytes) = kept(SAMPLES) {
-            evaluation = evaluation.after(bytes);
-        }
-        if step < total {
-            let arrays = state.optimizer(dir)?;
-            let arrays = arrays.context("the checkpoint has no optimizer to go on with")?;
-            optimizer.restore(arrays)?;
-        }
-        // An evaluation that came after the checkpoint is done again.
-        if step > 0
-            && step < total
-            && step.is_multiple_of(e.interval)
-            && evaluation.evaluated != step
-        {
-            let most = Some(e.max_iters);
-            evaluation.run(config, run, &rope, most, step, &mut sinks, &progress, stop)?;
-        }
-    } else {
-        if let Some(bytes) = kept(SAMPLES) {
-            evaluation = evaluation.after(bytes);
-        }
-        if e.initial_validation {
-            evaluation.run(config, run, &rope, None, 0, &mut sinks, &progress, stop)?;
-        }
+    let mut at = Loop::new(config, run, stop)?;
+    at.begin()?;
+    while let Some(window) = at.next_window()? {
+        at.step(&window)?;
+        // First what must not be lost, then what can be computed again.
+        at.save_if_due()?;
+        at.evaluate_if_due()?;
     }
-    let start = Instant::now();
-    let first_epoch = step / run.steps_per_epoch;
-    let (mut epoch, mut skip) = (first_epoch, step % run.steps_per_epoch);
-    let mut epochs = run.data.epochs().skip(first_epoch);
-    'run: while step < total {
-        let order = epochs.next().context("the order of rows never ends")?;
-        for window in order.chunks(t.global_batch_size).skip(skip).take(total - step) {
-            if t.max_time.is_some_and(|most| start.elapsed().as_secs_f64() >= most) {
-                outcome.ending = Ending::TimeUp;
-                break 'run;
-            }
-            let began = Instant::now();
-            let batches: Vec<Batch> = window
-                .chunks(t.micro_batch_size)
-                .map(|rows| Batch::collate(rows.iter().map(|r| (run.data.train(*r), *r as u64))))
-                .collect();
-            run.arena.zero_grads()?;
-            let weight = objective::total_weight(&batches);
-            let mut loss = 0.0;
-            for batch in &batches {
-                if stop.load(Ordering::Relaxed) {
-                    outcome.ending = Ending::Interrupted;
-                    break 'run;
-                }
-                let part = train_pass(config, run, &rope, batch, weight, step, scale.get())?;
-                if !part.is_finite() {
-                    let (Run { cx, decoder, arena, .. }, tokens) =
-                        (&*run, objective::tokens(batch));
-                    let module =
-                        cx.install(|| decoder.first_not_finite(cx, arena, &rope, &tokens))?;
-                    let untrained = (0..step).all(|i| run.schedule.rate(i) == 0.0);
-                    return Err(fault::loss("loss", part, step + 1, module, untrained).into());
-                }
-                loss += part;
-            }
-            let lr = run.schedule.rate(step);
-            step += 1;
-            let (used, shown) = (f64::from(scale.get()), scale.shown());
-            let norm = run.cx.install(|| run.arena.grad_norm(&run.cx))? / used;
-            let skipped = scale.update(norm.is_finite());
-            if !skipped {
-                if watch.is_waiting() || !norm.is_finite() {
-                    run.arena.fetch_grads()?;
-                }
-                run.cx.install(|| watch.check(&run.arena, step, lr, norm))?;
-                let factor = (f64::from(clip_factor(norm, t.max_norm)) / used) as f32;
-                run.cx.install(|| optimizer.step(&run.cx, &mut run.arena, lr, factor))?;
-            }
-            let tokens = batches.iter().map(|b| b.ids.len()).sum::<usize>();
-            let in_epoch = (step - epoch * run.steps_per_epoch) as f64 / run.steps_per_epoch as f64;
-            let record = StepRecord {
-                step,
-                epoch: epoch as f64 + in_epoch,
-                lr,
-                loss,
-                grad_norm: norm,
-                tokens,
-                target_tokens: batches.iter().map(Batch::target_tokens).sum(),
-                tokens_per_s: tokens as f64 / began.elapsed().as_secs_f64(),
-                elapsed_s: before_s + start.elapsed().as_secs_f64(),
-                peak_mem_bytes: run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes()),
-                loss_scale: shown,
-                skipped,
-            };
-            sinks.step(&record)?;
-            progress.step(&record);
-            outcome.tokens += tokens as u64;
-            outcome.last = Some(record);
-            // First what must not be lost, then what can be computed again.
-            if step < total && t.save_interval.is_some_and(|n| step.is_multiple_of(n)) {
-                let at =
-                    Standing { step, elapsed_s: before_s + start.elapsed().as_secs_f64(), scale };
-                checkpoint(config, run, &mut optimizer, &at, &outcome, &evaluation, &sinks)?;
-            }
-            if step < total && step.is_multiple_of(e.interval) {
-                let most = Some(e.max_iters);
-                let verdict =
-                    evaluation.run(config, run, &rope, most, step, &mut sinks, &progress, stop)?;
-                if verdict == Verdict::Best && t.save_best {
-                    let at = Standing {
-                        step,
-                        elapsed_s: before_s + start.elapsed().as_secs_f64(),
-                        scale,
-                    };
-                    let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
-                    save(config, run, "best", &state, None)?;
-                }
-                if verdict == Verdict::Stop {
-                    outcome.ending = Ending::Early;
-                    break 'run;
-                }
-            }
-        }
-        (epoch, skip) = (epoch + 1, 0);
-    }
-    outcome.step = step;
-    let at = Standing { step, elapsed_s: before_s + start.elapsed().as_secs_f64(), scale };
-    if matches!(outcome.ending, Ending::Interrupted | Ending::TimeUp) {
-        let there = config.out_dir.join(format!("step-{step:08}"));
-        if step > 0 && find::check(&there).is_err() {
-            checkpoint(config, run, &mut optimizer, &at, &outcome, &evaluation, &sinks)?;
-        }
-    } else {
-        if find::check(&config.out_dir.join("final")).map(|s| s.step) != Ok(step) {
-            let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
-            save(config, run, "final", &state, None)?;
-        }
-        if e.final_validation {
-            let verdict =
-                evaluation.run(config, run, &rope, None, step, &mut sinks, &progress, stop)?;
-            if verdict == Verdict::Best && t.save_best {
-                let state = at.state(config, run, 0, &outcome, &evaluation, &sinks)?;
-                save(config, run, "best", &state, None)?;
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            outcome.ending = Ending::Unvalidated;
-        }
-    }
-    outcome.val_loss = evaluation.last;
-    progress.finish();
-    Ok(outcome)
+    at.end()
 }
 
-/// Where the loop stands.
-struct Standing {
+/// The run under way.
+struct Loop<'a> {
+    config: &'a RunConfig,
+    run: &'a mut Run,
+    stop: &'a AtomicBool,
+    progress: Rc<Progress>,
+    sinks: Sinks<'static>,
+    stepper: Stepper,
+    evaluation: Evaluation,
+    resumed: Option<Start>,
+    /// Steps done.
     step: usize,
-    elapsed_s: f64,
-    scale: LossScale,
+    /// The order of the epoch at hand, and its number from 1.
+    order: (Vec<usize>, usize),
+    epochs: Mix,
+    tokens: u64,
+    /// Seconds trained before this start.
+    before_s: f64,
+    start: Instant,
+    last: Option<StepRecord>,
+    /// Set when the loop is to end before its last step.
+    ending: Option<Ending>,
 }
 
-impl Standing {
-    fn state(
-        &self,
-        config: &RunConfig,
-        run: &Run,
-        updates: i32,
-        outcome: &Outcome,
-        evaluation: &Evaluation,
-        sinks: &Sinks<'_>,
-    ) -> Result<RunState> {
-        let bytes = [(METRICS, sinks.settled()?), (SAMPLES, evaluation.settled()?)];
+impl<'a> Loop<'a> {
+    fn new(config: &'a RunConfig, run: &'a mut Run, stop: &'a AtomicBool) -> Result<Self> {
+        let resumed = run.resumed.take();
+        // What a run left that ended before its first checkpoint is begun anew.
+        let kept = |name: &str| match &resumed {
+            Some(start) if start.same_dir => {
+                Some(start.state.bytes.get(name).copied().unwrap_or(0))
+            }
+            None if config.resume == Resume::Auto => Some(0),
+            _ => None,
+        };
+        let progress = Rc::new(Progress::new(run.schedule.total_steps, config.train.log_interval));
+        let logger = match config.logger_name {
+            LoggerName::Csv => sink::LoggerName::Csv,
+            LoggerName::TensorBoard => sink::LoggerName::TensorBoard,
+        };
+        let told = progress.clone();
+        let tell = move |line: &str| told.note(line);
+        let sinks = Sinks::open(&config.out_dir, Some(logger), kept(METRICS), tell);
+        let f16 = matches!(run.precision, Precision::F16 | Precision::F16Mixed);
+        let stepper = Stepper {
+            optimizer: Optimizer::new(run.optimizer, &run.cx, &run.arena)?,
+            scale: LossScale::new(f16),
+            watch: Watch::new(&run.arena),
+            rope: run.decoder.rope_table(&run.cx, run.plan.positions)?,
+        };
+        run.cx.set_token_capacity(run.plan.tokens);
+        Ok(Self {
+            evaluation: Evaluation::new(config, kept(SAMPLES)),
+            epochs: run.data.epochs(),
+            config,
+            run,
+            stop,
+            progress,
+            sinks,
+            stepper,
+            resumed,
+            step: 0,
+            order: (Vec::new(), 0),
+            tokens: 0,
+            before_s: 0.0,
+            start: Instant::now(),
+            last: None,
+            ending: None,
+        })
+    }
+
+    fn total(&self) -> usize {
+        self.run.schedule.total_steps
+    }
+
+    /// Takes up the run of the checkpoint, or validates before the first step.
+    fn begin(&mut self) -> Result<()> {
+        if let Some(Start { dir, state, .. }) = self.resumed.take() {
+            (self.step, self.before_s, self.tokens) = (state.step, state.elapsed_s, state.tokens);
+            self.stepper.scale = self.stepper.scale.with_memory(state.loss_scale);
+            self.evaluation.remember(&state);
+            if self.step < self.total() {
+                let arrays = state.optimizer(&dir)?;
+                let arrays = arrays.context("the checkpoint has no optimizer to go on with")?;
+                self.stepper.optimizer.restore(arrays)?;
+            }
+            // An evaluation that came after the checkpoint is done again.
+            if self.step > 0 && self.evaluation.evaluated != self.step {
+                self.evaluate_if_due()?;
+            }
+        } else if self.config.eval.initial_validation {
+            self.evaluate(None)?;
+        }
+        self.start = Instant::now();
+        Ok(())
+    }
+
+    /// The samples of the next step; `None` when the loop ends.
+    fn next_window(&mut self) -> Result<Option<Vec<usize>>> {
+        let t = &self.config.train;
+        if self.ending.is_some() || self.step >= self.total() {
+            return Ok(None);
+        }
+        if t.max_time.is_some_and(|most| self.start.elapsed().as_secs_f64() >= most) {
+            self.ending = Some(Ending::TimeUp);
+            return Ok(None);
+        }
+        let epoch = self.step / self.run.steps_per_epoch + 1;
+        while self.order.1 < epoch {
+            let order = self.epochs.next().context("the order of rows never ends")?;
+            self.order = (order, self.order.1 + 1);
+        }
+        let place = self.step % self.run.steps_per_epoch;
+        let window = self.order.0.chunks(t.global_batch_size).nth(place);
+        Ok(Some(window.context("an epoch has fewer steps than counted")?.to_vec()))
+    }
+
+    fn step(&mut self, window: &[usize]) -> Result<()> {
+        let began = Instant::now();
+        let done = self.stepper.step(self.config, self.run, window, self.step, self.stop)?;
+        let Some(step) = done else {
+            self.ending = Some(Ending::Interrupted);
+            return Ok(());
+        };
+        self.step += 1;
+        self.tokens += step.tokens as u64;
+        let record = self.record(step, began.elapsed().as_secs_f64());
+        self.sinks.step(&record)?;
+        self.progress.step(&record);
+        self.last = Some(record);
+        Ok(())
+    }
+
+    fn record(&self, s: Step, seconds: f64) -> StepRecord {
+        StepRecord {
+            step: self.step,
+            epoch: self.step as f64 / self.run.steps_per_epoch as f64,
+            lr: s.lr,
+            loss: s.loss,
+            grad_norm: s.grad_norm,
+            tokens: s.tokens,
+            target_tokens: s.target_tokens,
+            tokens_per_s: s.tokens as f64 / seconds,
+            elapsed_s: self.elapsed_s(),
+            peak_mem_bytes: self.run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes()),
+            loss_scale: s.loss_scale,
+            skipped: s.skipped,
+        }
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.before_s + self.start.elapsed().as_secs_f64()
+    }
+
+    /// Whether something that comes every `n` steps comes now; what comes after the last step is done by itself.
+    fn is_due(&self, n: usize) -> bool {
+        self.ending.is_none() && self.step < self.total() && self.step.is_multiple_of(n)
+    }
+
+    fn save_if_due(&mut self) -> Result<()> {
+        match self.config.train.save_interval {
+            Some(n) if self.is_due(n) => self.checkpoint(),
+            _ => Ok(()),
+        }
+    }
+
+    fn evaluate_if_due(&mut self) -> Result<()> {
+        if self.is_due(self.config.eval.interval)
+            && self.evaluate(Some(self.config.eval.max_iters))? == Verdict::Stop
+        {
+            self.ending = Some(Ending::Early);
+        }
+        Ok(())
+    }
+
+    /// Validates over `most` micro-batches, or all; keeps the adapter if it is the best.
+    fn evaluate(&mut self, most: Option<usize>) -> Result<Verdict> {
+        let Self { config, run, stepper, sinks, progress, .. } = self;
+        let (rope, step) = (&stepper.rope, self.step);
+        let verdict =
+            self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
+        if verdict == Verdict::Best && self.config.train.save_best {
+            let state = self.state(0)?;
+            save(self.config, self.run, "best", &state, None)?;
+        }
+        Ok(verdict)
+    }
+
+    /// Saves the run as it stands, and lets the oldest checkpoints go.
+    fn checkpoint(&mut self) -> Result<()> {
+        let arrays = self.stepper.optimizer.state()?;
+        let state = self.state(arrays.t)?;
+        save(self.config, self.run, &step_name(self.step), &state, Some(&arrays))?;
+        if let Some(most) = self.config.train.save_total_limit {
+            rotate(&self.config.out_dir, most);
+        }
+        Ok(())
+    }
+
+    fn state(&self, updates: i32) -> Result<RunState> {
+        let bytes = [(METRICS, self.sinks.settled()?), (SAMPLES, self.evaluation.settled()?)];
         Ok(RunState {
             format: RunState::FORMAT,
             step: self.step,
-            tokens: outcome.tokens,
-            elapsed_s: self.elapsed_s,
+            tokens: self.tokens,
+            elapsed_s: self.elapsed_s(),
             updates,
-            loss_scale: self.scale.memory(),
-            lowest: evaluation.lowest(),
-            val_loss: evaluation.last,
-            evaluated: evaluation.evaluated,
+            loss_scale: self.stepper.scale.memory(),
+            lowest: self.evaluation.lowest(),
+            val_loss: self.evaluation.last,
+            evaluated: self.evaluation.evaluated,
             bytes: bytes.map(|(name, n)| (name.to_owned(), n)).into(),
-            config: resume::values(&resolved(config, run)),
-            data: run.digest.clone(),
-            base: run.fingerprint.clone(),
+            config: resume::values(&resolved(self.config, self.run)),
+            data: self.run.digest.clone(),
+            base: self.run.fingerprint.clone(),
+        })
+    }
+
+    /// Saves what the run has come to, and validates it.
+    fn end(mut self) -> Result<Outcome> {
+        let out_dir = &self.config.out_dir;
+        let mut ending = self.ending.unwrap_or(Ending::Finished);
+        if matches!(ending, Ending::Interrupted | Ending::TimeUp) {
+            if self.step > 0 && find::check(&out_dir.join(step_name(self.step))).is_err() {
+                self.checkpoint()?;
+            }
+        } else {
+            if find::check(&out_dir.join("final")).map(|s| s.step) != Ok(self.step) {
+                let state = self.state(0)?;
+                save(self.config, self.run, "final", &state, None)?;
+            }
+            if self.config.eval.final_validation {
+                self.evaluate(None)?;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                ending = Ending::Unvalidated;
+            }
+        }
+        self.progress.finish();
+        Ok(Outcome {
+            ending,
+            step: self.step,
+            tokens: self.tokens,
+            last: self.last,
+            val_loss: self.evaluation.last,
         })
     }
 }
 
-/// Saves the run as it stands, and lets the oldest checkpoints go.
-fn checkpoint(
-    config: &RunConfig,
-    run: &mut Run,
-    optimizer: &mut Optimizer,
-    at: &Standing,
-    outcome: &Outcome,
-    evaluation: &Evaluation,
-    sinks: &Sinks<'_>,
-) -> Result<()> {
-    let arrays = optimizer.state()?;
-    let state = at.state(config, run, arrays.t, outcome, evaluation, sinks)?;
-    save(config, run, &format!("step-{:08}", at.step), &state, Some(&arrays))?;
-    if let Some(most) = config.train.save_total_limit {
-        rotate(&config.out_dir, most);
-    }
-    Ok(())
-}
-
-/// Forward and backward pass of one micro-batch: its share of the step's loss.
-fn train_pass(
-    config: &RunConfig,
-    run: &mut Run,
-    rope: &rope::Table,
-    batch: &Batch,
-    weight: f64,
-    step: usize,
-    scale: f32,
-) -> Result<f64> {
-    let (tokens, labels) = (objective::tokens(batch), objective::labels(batch, weight, scale));
-    let draw = Some(Draw { seed: seed_key(config.seed), step: step as u32 });
-    let how = Training { draw, keep: run.plan.keep };
-    let Run { cx, decoder, arena, .. } = run;
-    let nll = cx.install(|| decoder.train_pass(cx, arena, rope, &tokens, &labels, how))?;
-    Ok(objective::loss(&nll, &labels) / f64::from(scale))
+/// The directory of the checkpoint after a step.
+pub fn step_name(step: usize) -> String {
+    format!("step-{step:08}")
 }

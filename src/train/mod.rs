@@ -17,4 +17,5 @@ pub mod resume;
 pub mod sample;
 pub mod save;
 pub mod sources;
+pub mod step;
 pub mod validate;

@@ -1,7 +1,7 @@
 //! Rows as token ids and labels.
 //!
-//! A row becomes a conversation written by the tokenizer's chat template ([`chat`]) or prompts and answers in a prompt style
-//! ([`styled`]); a text is trained whole. Every answer ends with EOS or the template's own closing token, and that is trained. What is
+//! A row becomes a conversation written by the tokenizer's chat template (`chat`) or prompts and answers in a prompt style
+//! (`styled`); a text is trained whole. Every answer ends with EOS or the template's own closing token, and that is trained. What is
 //! longer than the limit loses its last exchanges, then its last tokens; a text goes on in the next sample.
 
 mod answers;
