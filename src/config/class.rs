@@ -89,7 +89,7 @@ pub const CLASSES: &[DataClass] = &[
     class(
         "Dolly",
         Home::File(
-            "databricks-dolly-15k.jsonl",
+            "dolly_data_cleaned.json",
             "https://huggingface.co/datasets/databricks/databricks-dolly-15k/resolve/main/databricks-dolly-15k.jsonl",
         ),
         "./data/dolly",
