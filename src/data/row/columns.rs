@@ -177,9 +177,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The row's own system prompt, unless it is empty.
+    /// The row's own system prompt, unless it is empty. `sys_prompt` is the column that LitGPT's styles know.
     pub(super) fn system(&self) -> Result<Option<String>, String> {
-        for key in ["system", "system_prompt"] {
+        for key in ["system", "system_prompt", "sys_prompt"] {
             if let Some(text) = self.optional_text(key)?.filter(|t| !t.trim().is_empty()) {
                 return Ok(Some(text));
             }
