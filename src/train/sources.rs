@@ -303,9 +303,11 @@ fn chosen(
         Ok(Files { paths, slice: Some(slice).filter(|s| !s.is_whole()) })
     };
     let whole = |name: &str| splits.get(name).map(|p| Files { paths: p.clone(), slice: None });
+    // A file test_sft.jsonl is of the split `test` by its name; only sharded files keep theirs whole.
+    let of_class = |name: &str| whole(name).or_else(|| whole(name.split('_').next()?));
     let train = match &set.split {
         Some(text) => written("split", text)?,
-        None => class_train.and_then(whole).or_else(|| whole("train")).ok_or_else(|| {
+        None => class_train.and_then(of_class).or_else(|| whole("train")).ok_or_else(|| {
             let problem =
                 Problem::in_file(&place, format!("has no training split; it has {}", known()));
             problem.hint(format!("name one with `{}`", set.key("split")))
@@ -319,7 +321,7 @@ fn chosen(
             Some(Files { paths, slice: None })
         }
         (None, Some(text)) => Some(written("val_split", text)?),
-        (None, None) => class_val.and_then(whole).or_else(|| whole("validation")),
+        (None, None) => class_val.and_then(of_class).or_else(|| whole("validation")),
     };
     if set.val_split_fraction.is_some() && val.is_some() {
         let chosen = set.val_path.is_some() || set.val_split.is_some();
