@@ -220,7 +220,11 @@ impl Encoder<'_> {
             labels: ids.iter().map(|id| *id as i32).collect(),
             ..Sample::default()
         };
-        Ok(ids.chunks(most).map(sample).collect())
+        // EOS alone in a last sample would be predicted by nothing: it takes a token with it.
+        let alone = ids.len() > most && ids.len() % most == 1;
+        let (ids, tail) = ids.split_at(ids.len() - if alone { 2 } else { 0 });
+        let tail = Some(tail).filter(|_| alone);
+        Ok(ids.chunks(most).chain(tail).map(sample).collect())
     }
 
     /// Cut to the limit; an error when nothing allows to cut and the model cannot see it all.
