@@ -196,7 +196,13 @@ fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> 
             return Ok(found);
         }
         return match path.to_str().filter(|text| is_repo_id(text)) {
-            Some(repo) => from_hub(repo, set.subset.as_deref()),
+            // The class reads its own configuration of whatever repository it is given.
+            Some(repo) => match set.class.home {
+                Home::Hub(_, name, ..) if key == "repo_id" => {
+                    from_hub(repo, set.subset.as_deref().or(name))
+                }
+                _ => from_hub(repo, set.subset.as_deref()),
+            },
             None => {
                 let message = format!(
                     "`{}` is no file, no directory and no data set of the Hub",
