@@ -11,9 +11,10 @@ jobs   chat: the whole conversation by the chat template, the answer trained; as
 sides  map: `datasets.map(batched=True)` alone, the rows already loaded, with num_proc=None (rayon's threads) and 2 (processes)
        vft: `vft data preview -n 0` with an empty cache, from its start to its end: rows hashed, read, encoded, written
        limit: `Tokenizer.encode_batch_fast` of the tokenizers library over the same texts, each encoded once, on as many threads
-Ids and labels of both sides are compared, all of them.                                 (datasets 5.x, transformers 5.x, tokenizers, numpy)
+Ids and labels of both sides are compared, all of them. In brackets stand seconds of CPU: they suffer less where others use the machine.
+                                (datasets 5.x, transformers 5.x, tokenizers, numpy)
 """
-import argparse, json, os, platform, random, re, statistics, subprocess, sys, sysconfig, tempfile, time
+import argparse, json, os, platform, random, re, resource, statistics, subprocess, sys, sysconfig, tempfile, time
 from pathlib import Path
 
 EOS = "<|im_end|>"
@@ -154,8 +155,14 @@ def mapped(job, tok):
     return chat if job == "chat" else alpaca
 
 
+def cpu():
+    """Seconds of CPU of this process and of the children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def peer(job, data, model, processes, out):
-    """In a process of its own: seconds of `map`; ids and labels to `out` if it is named."""
+    """In a process of its own: seconds of `map`, and of CPU; ids and labels to `out` if it is named."""
     import datasets, numpy
     from transformers import AutoTokenizer
 
@@ -163,9 +170,9 @@ def peer(job, data, model, processes, out):
     with tempfile.TemporaryDirectory() as cache:
         loaded = datasets.load_dataset("json", data_files=data, split="train", cache_dir=cache)
         tok = AutoTokenizer.from_pretrained(model)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), cpu()
         done = loaded.map(mapped(job, tok), batched=True, num_proc=processes, remove_columns=loaded.column_names, load_from_cache_file=False)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began, cpu() - before
         if out:
             for column in ("input_ids", "labels"):
                 chunks = [numpy.asarray(c.flatten()) for c in done.with_format("arrow").data.column(column).chunks]
@@ -174,20 +181,20 @@ def peer(job, data, model, processes, out):
 
 
 def limit(job, data, model):
-    """In a process of its own: seconds of the tokenizer alone."""
+    """In a process of its own: seconds of the tokenizer alone, and of CPU."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     inner, tok = Tokenizer.from_file(f"{model}/tokenizer.json"), AutoTokenizer.from_pretrained(model)
     pairs = [texts(job, json.loads(line), tok) for line in open(data)]
     flat = [t for _, t in pairs] if job == "chat" else [t for pair in pairs for t in pair]
-    seconds = 0.0
+    seconds = used = 0.0
     for i in range(0, len(flat), 2000):
         chunk = flat[i : i + 2000]
-        began = time.perf_counter()
+        began, before = time.perf_counter(), cpu()
         inner.encode_batch_fast(chunk, add_special_tokens=False)
-        seconds += time.perf_counter() - began
-    print(json.dumps(seconds))
+        seconds, used = seconds + time.perf_counter() - began, used + cpu() - before
+    print(json.dumps((seconds, used)))
 
 
 def alone(*arguments, **env):
@@ -197,13 +204,13 @@ def alone(*arguments, **env):
 
 
 def ours(vft, config, keep=None):
-    """Seconds of a cold and of a warm start."""
+    """Seconds, and of CPU, of a cold and of a warm start."""
     with tempfile.TemporaryDirectory(dir=keep) as cache:
         times = []
         for _ in range(2):
-            began = time.perf_counter()
+            began, before = time.perf_counter(), cpu()
             done = subprocess.run([vft, "data", "preview", "--config", config, "-n", "0"], capture_output=True, text=True, env={**os.environ, "VFT_CACHE": cache})
-            times.append(time.perf_counter() - began)
+            times.append((time.perf_counter() - began, cpu() - before))
             assert done.returncode == 0, done.stderr
         (store,) = [p for p in Path(cache, "data").iterdir() if not p.name.startswith(".")]
         return times, {n: (store / f"{f}.bin").read_bytes() for n, f in (("input_ids", "tokens"), ("labels", "labels"))} if keep else None
@@ -227,13 +234,13 @@ def main():
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
     print(f"{cpu}, {cores} cores; Python {platform.python_version()}, datasets {datasets.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}")
     print(f"{a.rows} rows, {data.stat().st_size / 1e6:.0f} MB, tokenizer split as {a.kind}\n")
-    print("| job | round | map, threads | map, 2 processes | vft | tokenizer alone | vft / best map | vft / tokenizer alone | vft, from its cache |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| job | round | map, threads | map, 2 processes | vft | tokenizer alone | vft / best map | the same by CPU | vft / tokenizer alone | the same by CPU | vft, from its cache |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for job in a.jobs:
         config = work / f"{job}-{a.kind}.yml"
         style = "" if job == "chat" else "\n    prompt_style: alpaca"
         config.write_text(f"checkpoint_dir: {model}\ndata:\n  class_path: JSON\n  init_args:\n    path: {data}\n    mask_prompt: true\n    val_split_fraction: 0.001{style}\n")
-        ratios, shares, same = [], [], None
+        rounds, same = [], None
         for r in range(a.rounds):
             threads = alone("--peer", job, data, model, 0, work / "theirs" if r == 0 else "", TOKENIZERS_PARALLELISM="true")
             (cold, warm), store = ours(vft, config, work if r == 0 else None)
@@ -241,11 +248,13 @@ def main():
             bound = alone("--limit", job, data, model, TOKENIZERS_PARALLELISM="true")
             if r == 0:
                 same = all((work / f"theirs.{column}").read_bytes() == store[column] for column in store)
-            ratios.append(min(threads, processes) / cold)
-            shares.append(bound / cold)
-            rates = " | ".join(f"{a.rows / s:,.0f}" for s in (threads, processes, cold, bound))
-            print(f"| {job} | {r + 1} | {rates} | {ratios[-1]:.2f} | {shares[-1]:.2f} | {warm:.2f} s |", flush=True)
-        print(f"| {job} | median | | | | | **{statistics.median(ratios):.2f}** | {statistics.median(shares):.2f} | ids and labels {'the same' if same else 'DIFFER'} |", flush=True)
+            best = [min(pair) for pair in zip(threads, processes)]
+            rounds.append([side[i] / cold[i] for side in (best, bound) for i in (0, 1)])
+            rates = " | ".join(f"{a.rows / s:,.0f} ({used:.1f} s)" for s, used in (threads, processes, cold, bound))
+            ratios = " | ".join(f"{x:.2f}" for x in rounds[-1])
+            print(f"| {job} | {r + 1} | {rates} | {ratios} | {warm[0]:.2f} s |", flush=True)
+        medians = " | ".join(f"**{statistics.median(column):.2f}**" for column in zip(*rounds))
+        print(f"| {job} | median | | | | | {medians} | ids and labels {'the same' if same else 'DIFFER'} |", flush=True)
 
 
 if __name__ == "__main__":

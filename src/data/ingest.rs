@@ -4,7 +4,7 @@
 
 use super::census::Census;
 use super::encode::{Encoder, Fault, Sample};
-use super::row::{Columns, Parsed, Row};
+use super::row::{Columns, Notes, Row, Shape};
 use super::source::slice::SplitSlice;
 use super::source::{Line, known_rows, rows};
 use super::store::{self, Fate, Writer};
@@ -52,7 +52,7 @@ struct Done {
     file: u32,
     line: usize,
     lost: bool,
-    made: Result<(Parsed, Vec<Sample>), Problem>,
+    made: Result<(Shape, Notes, Vec<Sample>), Problem>,
 }
 
 /// Encodes the rows into `writer` and counts them.
@@ -73,8 +73,8 @@ pub fn ingest(rows: &Rows<'_>, encoder: &Encoder<'_>, writer: &mut Writer) -> Re
                 let skip = rows.on_bad_row == OnBadRow::Skip && !done.lost;
                 let row = store::Row { number, file: done.file, line: done.line };
                 match done.made {
-                    Ok((parsed, samples)) => {
-                        census.row(done.line, parsed.shape, parsed.notes);
+                    Ok((shape, notes, samples)) => {
+                        census.row(done.line, shape, notes);
                         for sample in &samples {
                             let kept = census.sample(done.line, sample);
                             writer.push(row, kept.then_some(sample).ok_or(Fate::Untrained))?;
@@ -183,8 +183,9 @@ fn encode(item: Item, rows: &Rows<'_>, encoder: &Encoder<'_>) -> Done {
     };
     let made = item.row.and_then(|row| {
         let parsed = Row::parse(&row.value, rows.columns).map_err(|m| placed(m.into()))?;
-        let samples = encoder.samples(parsed.clone()).map_err(placed)?;
-        Ok((parsed, samples))
+        let (shape, notes) = (parsed.shape, parsed.notes);
+        let samples = encoder.samples(parsed).map_err(placed)?;
+        Ok((shape, notes, samples))
     });
     Done { file, line, lost, made }
 }

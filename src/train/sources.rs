@@ -86,6 +86,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
         );
     }
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
+    tokenizer.forget_words();
     Ok(Sources { data, styles, notes })
 }
 

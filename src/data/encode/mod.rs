@@ -159,35 +159,27 @@ impl Encoder<'_> {
 
     /// A conversation or instruction in the style; too long a conversation loses its last exchanges.
     fn written(&self, row: Row) -> Result<Sample, Fault> {
+        let mut row = if self.style.is_chat_template() { conversation(row) } else { row };
         let mut tokens = self.tokens(&row)?;
-        let most = self.limit.unwrap_or(usize::MAX);
-        if tokens.0.len() <= most {
-            return Ok(whole(tokens));
-        }
-        let tools = match &row {
-            Row::Conversation { tools, .. } => tools.clone(),
-            _ => None,
-        };
-        let mut shorter = row.into_turns(joined).unwrap_or_default();
-        let mut cut = Cut::Tokens;
-        while tokens.0.len() > most && without_last_exchange(&mut shorter) {
-            tokens =
-                self.tokens(&Row::Conversation { turns: shorter.clone(), tools: tools.clone() })?;
-            cut = Cut::Exchanges;
+        let mut cut = Cut::Whole;
+        if let Some(most) = self.limit.filter(|most| tokens.0.len() > *most) {
+            cut = Cut::Tokens;
+            row = conversation(row);
+            while tokens.0.len() > most && without_last_exchange(&mut row) {
+                tokens = self.tokens(&row)?;
+                cut = Cut::Exchanges;
+            }
         }
         Ok(Sample { cut, ..whole(tokens) })
     }
 
     fn tokens(&self, row: &Row) -> Result<Tokens, Fault> {
-        if !self.style.is_chat_template() {
-            return self.styled(row);
+        match row {
+            Row::Conversation { turns, tools } if self.style.is_chat_template() => {
+                self.chat(turns, tools.as_ref())
+            }
+            row => self.styled(row),
         }
-        let tools = match row {
-            Row::Conversation { tools, .. } => tools.as_ref(),
-            _ => None,
-        };
-        let turns = row.clone().into_turns(joined).unwrap_or_default();
-        self.chat(&turns, tools)
     }
 
     /// Rows of tokens: the user's label for "not trained" becomes ours.
@@ -261,8 +253,19 @@ fn instruction(prompt: String, completion: String) -> Row {
     }
 }
 
+/// The row as a conversation, where it can be one.
+fn conversation(row: Row) -> Row {
+    match row {
+        Row::Instruction { .. } => {
+            Row::Conversation { turns: row.into_turns(joined).unwrap_or_default(), tools: None }
+        }
+        row => row,
+    }
+}
+
 /// Takes away the last question with all that follows it; false when it is the only one.
-fn without_last_exchange(turns: &mut Vec<Turn>) -> bool {
+fn without_last_exchange(row: &mut Row) -> bool {
+    let Row::Conversation { turns, .. } = row else { return false };
     let questions = |t: &Turn| t.role == Role::User;
     let Some(last) = turns.iter().rposition(questions) else { return false };
     if !turns[..last].iter().any(questions) {

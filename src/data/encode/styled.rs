@@ -96,11 +96,14 @@ impl Encoder<'_> {
         answer: &str,
         first: bool,
     ) -> Result<Tokens, Fault> {
-        let encode =
-            |text: &str, special| self.tokenizer.encode(text, special).map_err(|e| e.to_string());
-        let plain = encode(prompt, false)?;
+        let encode = |text: &str| self.tokenizer.encode(text, false).map_err(|e| e.to_string());
+        let plain = encode(prompt)?;
         let starts_with_bos = !plain.is_empty() && plain.first() == self.tokenizer.bos_id.as_ref();
-        let mut ids = if starts_with_bos || !first { plain.clone() } else { encode(prompt, true)? };
+        let mut ids = if starts_with_bos || !first {
+            plain.clone()
+        } else {
+            self.tokenizer.with_special(prompt, plain.clone()).map_err(|e| e.to_string())?
+        };
         // A tokenizer that closes every text with EOS would close the prompt too; an EOS that the prompt itself ends with stays.
         let added = ids.len() > plain.len();
         if let Some((last, before)) = ids.split_last().filter(|_| added)
@@ -111,7 +114,7 @@ impl Encoder<'_> {
             ids.pop();
         }
         let masked = ids.len();
-        ids.extend(encode(answer, false)?);
+        ids.extend(encode(answer)?);
         let eos = self
             .tokenizer
             .eos_id

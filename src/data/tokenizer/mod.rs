@@ -1,17 +1,26 @@
 //! A model directory's tokenizer: `tokenizer.json`, its special tokens, its chat template.
 
+mod parts;
+mod words;
+
 use super::template::ChatTemplate;
-use crate::error::{Problem, Result};
+use crate::error::{Problem, Result, UserError};
+use parts::Cuts;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use words::{Token, Words};
 
 /// The tokenizer of a model directory.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special: HashSet<u32>,
+    /// What the tokenizer puts before and after a text; `None` if that is not the same for every text.
+    around: Option<(Vec<u32>, Vec<u32>)>,
+    /// Words met before, if texts are made of them.
+    words: Option<Words>,
     /// Id that ends a text.
     pub eos_id: Option<u32>,
     /// Id that begins a text.
@@ -81,7 +90,9 @@ impl Tokenizer {
         };
         let added = inner.get_added_tokens_decoder();
         let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
-        Ok(Self { inner, path, special, eos_id, bos_id, stop_ids, template })
+        let around = around(&inner);
+        let words = Cuts::of(&inner).map(Words::new);
+        Ok(Self { inner, path, special, around, words, eos_id, bos_id, stop_ids, template })
     }
 
     /// What decides the ids of a text: the tokenizer's file, and special tokens with the chat template.
@@ -101,7 +112,25 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        Ok(self.encoding(text, special)?.get_ids().to_vec())
+        if self.words.is_none() || special && self.around.is_none() {
+            let encoding = self.inner.encode_fast(text, special).map_err(|e| self.failed(e))?;
+            return Ok(encoding.get_ids().to_vec());
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.tokens(text, |(id, _)| ids.push(id))?;
+        if special { self.with_special(text, ids) } else { Ok(ids) }
+    }
+
+    /// The ids of a text with what the tokenizer adds, from those without it.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn with_special(&self, text: &str, plain: Vec<u32>) -> Result<Vec<u32>> {
+        match &self.around {
+            Some((before, after)) if before.is_empty() && after.is_empty() => Ok(plain),
+            Some((before, after)) => Ok([before.as_slice(), &plain, after].concat()),
+            None => self.encode(text, true),
+        }
     }
 
     /// Token ids of a text and the byte at which each starts, nothing added.
@@ -109,14 +138,39 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode_with_starts(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
-        let encoding = self.encoding(text, false)?;
-        let starts = encoding.get_offsets().iter().map(|o| o.0).collect();
-        Ok((encoding.get_ids().to_vec(), starts))
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        self.tokens(text, |(id, start)| {
+            ids.push(id);
+            starts.push(start as usize);
+        })?;
+        Ok((ids, starts))
     }
 
-    fn encoding(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
-        let failed = |e| Problem::in_file(&self.path, format!("cannot encode a text: {e}")).into();
-        self.inner.encode(text, special).map_err(failed)
+    /// Gives each token of a text to `token`, nothing added.
+    fn tokens(&self, text: &str, mut token: impl FnMut(Token)) -> Result<()> {
+        let encode = |text: &str| -> Result<Vec<Token>> {
+            let encoding = self.inner.encode(text, false).map_err(|e| self.failed(e))?;
+            let starts = encoding.get_offsets().iter().map(|(start, _)| *start as u32);
+            Ok(encoding.get_ids().iter().copied().zip(starts).collect())
+        };
+        match &self.words {
+            Some(words) => words.tokens(text, encode, token),
+            None => {
+                encode(text)?.into_iter().for_each(&mut token);
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, error: tokenizers::Error) -> UserError {
+        Problem::in_file(&self.path, format!("cannot encode a text: {error}")).into()
+    }
+
+    /// Forgets the words met before: they are of use where many texts are encoded.
+    pub fn forget_words(&self) {
+        if let Some(words) = &self.words {
+            words.forget();
+        }
     }
 
     /// The text of ids; `skip_special` leaves special tokens out.
@@ -137,6 +191,16 @@ impl Tokenizer {
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
+}
+
+/// What the tokenizer puts around any text: post-processors add the same to each.
+fn around(inner: &tokenizers::Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
+    let ids = |special| inner.encode_fast("a", special).map(|e| e.get_ids().to_vec()).ok();
+    let (plain, whole) = (ids(false)?, ids(true)?);
+    let mut places = whole.windows(plain.len().max(1)).enumerate().filter(|(_, w)| **w == *plain);
+    let (at, _) = places.next()?;
+    let once = places.next().is_none();
+    once.then(|| (whole[..at].to_vec(), whole[at + plain.len()..].to_vec()))
 }
 
 fn token(json: &Value, name: &str) -> Option<String> {
@@ -172,3 +236,6 @@ fn chat_template(dir: &Path, config: &Value) -> Result<Option<(PathBuf, String)>
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;
