@@ -301,3 +301,14 @@ fn a_directory_without_data_says_what_is_known() {
     let error = discover(home.path(), None).unwrap_err().to_string();
     assert!(error.contains("holds no data files; known are .json, .jsonl"), "{error}");
 }
+
+#[test]
+fn the_documentation_lists_every_shape() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/data.md"));
+    let text = text.unwrap();
+    let listed: Vec<_> =
+        text.lines().filter_map(|l| l.strip_prefix("| ")?.strip_suffix(" |")).collect();
+    let from = listed.iter().position(|l| *l == "shape").unwrap() + 1;
+    let shapes: Vec<_> = vft::data::row::Shape::all().collect();
+    assert_eq!(listed[from..from + shapes.len()], shapes);
+}

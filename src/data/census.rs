@@ -137,11 +137,12 @@ impl Census {
 
     /// What should be told beside the numbers: a line for each thing that happened to rows.
     pub fn tell(&self) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.shapes.iter().map(|(shape, n)| format!("{n} rows read as {shape}")).collect();
+        let noun = |n: usize| if n == 1 { "row" } else { "rows" };
+        let shape = |(shape, n): (&String, &usize)| format!("{n} {} read as {shape}", noun(*n));
+        let mut lines: Vec<String> = self.shapes.iter().map(shape).collect();
         let mut told = |rows: &Lines, what: &str| {
             if rows.count > 0 {
-                let noun = if rows.count == 1 { "row" } else { "rows" };
+                let noun = noun(rows.count);
                 lines.push(format!("note: {} {noun} {what} ({})", rows.count, rows.describe()));
             }
         };

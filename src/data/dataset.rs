@@ -306,8 +306,13 @@ impl DataSet {
                 c.longest
             )
         };
+        let weighted = if self.per_epoch() == self.train_len() {
+            String::new()
+        } else {
+            format!(" ({} an epoch)", self.per_epoch())
+        };
         let mut lines = vec![format!(
-            "data: {} training and {} validation rows, {}",
+            "data: {} training{weighted} and {} validation rows, {}",
             self.train_len(),
             self.val_len(),
             numbers(&self.census())

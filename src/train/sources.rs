@@ -87,6 +87,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
     }
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     tokenizer.forget_words();
+    notes.dedup();
     Ok(Sources { data, styles, notes })
 }
 

@@ -88,3 +88,32 @@ fn a_run_shows_its_first_sample() {
         "first sample: configs/smoke/data.jsonl:184: 25 tokens, 5 trained\n│ ⟨|im_start|⟩user\n"
     ));
 }
+
+#[test]
+fn an_input_that_a_template_names_by_its_column_is_not_lost() {
+    let home = Home::new();
+    let path = home.write("rows.csv", "title,body,reply\nlặp lại,chó,chó\n");
+    let columns = "{instruction: title, input: body, output: reply}";
+    let told = |template| {
+        let args =
+            ["--data.path", &path, "--data.columns", columns, "--data.prompt_template", template];
+        preview(&[&args[..], &["--data.val_split_fraction", "0"]].concat()).contains("leaves out")
+    };
+    assert!(!told("{title} {body}:"));
+    assert!(told("{title}:"));
+}
+
+#[test]
+fn a_mix_tells_what_each_set_gives() {
+    let home = Home::new();
+    let rows = home.write("rows.jsonl", &"{\"text\":\"chó mèo\"}\n".repeat(4));
+    let mix = format!("[{{path: {rows}, weight: 0.5}}, {{path: {rows}, weight: 2}}]");
+    let config = format!(
+        "checkpoint_dir: {ROOT}/configs/smoke/model\ndata:\n  class_path: JSON\n  init_args:\n    val_split_fraction: 0\n    dataset_mix: {mix}\n"
+    );
+    let config = home.write("run.yml", &config);
+    let output = vft(&["data", "preview", "--config", &config, "-n", "0"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("data: 8 training (10 an epoch) and 0 validation rows"), "{text}");
+    assert_eq!(text.matches("4 training rows, weight").count(), 2);
+}

@@ -83,9 +83,13 @@ impl Encoder<'_> {
     /// # Errors
     /// A message without place, and a hint.
     pub fn samples(&self, parsed: Parsed) -> Result<Vec<Sample>, Fault> {
-        let lost = |row: &Row| {
-            matches!(row, Row::Instruction { input, .. } if !input.is_empty())
-                && !self.style.uses_input()
+        let lost = |row: &Row| match row {
+            Row::Instruction { input, columns, .. } if !self.style.uses_input() => {
+                // A user's own template may name it as the column that it is.
+                let mut named = self.style.columns().into_iter();
+                !input.is_empty() && !named.any(|c| columns.get(c).is_some_and(|v| v == input))
+            }
+            _ => false,
         };
         let samples = match parsed.row {
             Row::Tokens { ids, labels } => vec![self.verbatim(ids, labels)?],
