@@ -191,7 +191,7 @@ fn a_later_llama2_question_is_an_instruction_alone() {
 }
 
 const DOCS: &str = "docs/prompt-styles.md";
-const HEAD: &str = "<!-- Written by tests/styles.rs from src/data/style/table.rs: UPDATE_DOCS=1 cargo test --test styles docs -->
+const HEAD: &str = "<!-- Written by tests/styles.rs from src/data/style/table.rs: VFT_BLESS=1 cargo test --test styles docs -->
 
 # Prompt styles
 
@@ -202,7 +202,7 @@ or `prompt_style: litgpt.prompts.Llama3`) or a bare class name. Named styles wri
 - `prompt_template: \"### Câu hỏi: {instruction}\\n### Trả lời:\"` is a text of your own: `{column}` is a row's column (`instruction`, `input`
   and `system` under the names that the row's shape gives them), `{{` and `}}` are braces. The answer and EOS follow it.
 - **Input**: most styles leave a row's `input` out, as LitGPT does; the data census counts such rows.
-- **System text**: a row's own replaces the style's default. Where there is no place for one, the data census counts such rows. In `alpaca`,
+- **System text**: a row's own replaces the style's default. Where there is no place for one, such rows are refused, or counted with `on_bad_row: skip`. In `alpaca`,
   `flan` and `longform` it replaces the preamble, paragraph break included, as in LitGPT.
 - A later question of a conversation follows the previous answer's EOS without system text or preamble.
 - LitGPT's names and classes are first, VinaSmol's follow. `chatml` and `default` are our own: they put the input on a line of its own after
@@ -252,11 +252,11 @@ fn docs() -> String {
 #[test]
 fn docs_are_current() {
     let file = path(DOCS);
-    if std::env::var_os("UPDATE_DOCS").is_some() {
+    if std::env::var_os("VFT_BLESS").is_some() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, docs()).unwrap();
     }
     let written = std::fs::read_to_string(&file).unwrap_or_default();
-    let way = "run `UPDATE_DOCS=1 cargo test --test styles docs`";
+    let way = "run `VFT_BLESS=1 cargo test --test styles docs`";
     assert!(written == docs(), "{DOCS} is not what the table says; {way}");
 }

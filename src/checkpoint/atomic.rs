@@ -72,6 +72,31 @@ pub fn replace_dir(
     Ok(())
 }
 
+/// Puts a directory in order in which a process died while it wrote: what was whole gets its name, what was replaced comes back if nothing took
+/// its place, what was half written goes.
+pub fn recover(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let hidden = entry.file_name().to_string_lossy().into_owned();
+        let Some(rest) = hidden.strip_prefix('.') else { continue };
+        let whole = [".new-", ".old-"].iter().find_map(|mark| rest.rsplit_once(mark));
+        let half = rest.contains(".tmp-");
+        let path = entry.path();
+        match whole.map(|(name, _)| dir.join(name)) {
+            // What cannot be put in order is in nobody's way.
+            Some(place) if !half && !place.exists() => {
+                let _ = fs::rename(&path, place);
+            }
+            Some(_) => {
+                let _ = fs::remove_dir_all(&path);
+            }
+            None if half => {
+                let _ = fs::remove_dir_all(&path);
+            }
+            None => {}
+        }
+    }
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         File::open(entry?.path())?.sync_all()?;
@@ -101,6 +126,20 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_death_left_is_put_in_order() {
+        let home = tempfile::tempdir().unwrap();
+        for name in [".best.old-1", ".step-2.new-1", ".step-3.tmp-1", "..best.new-1.tmp-1", "logs"]
+        {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        recover(home.path());
+        let entries = fs::read_dir(home.path()).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["best", "logs", "step-2"]);
+    }
 
     #[test]
     fn a_failed_write_leaves_nothing() {

@@ -1,6 +1,6 @@
 //! The directory of a run: made if needed, writable, and not another run's.
 
-use super::atomic::io_problem;
+use super::atomic::{self, io_problem};
 use crate::error::{Problem, Result};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,10 @@ pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
     let path = dir.join(LOCK);
     let lock = File::create(&path).map_err(|e| io_problem(&path, &e))?;
     match lock.try_lock() {
+        Ok(()) if resume => {
+            atomic::recover(dir);
+            Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) })
+        }
         Ok(()) => Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) }),
         Err(TryLockError::WouldBlock) => {
             let hint = "wait for it, or choose another `out_dir`";
@@ -71,7 +75,8 @@ fn check(dir: &Path, inputs: &[&Path], resume: bool) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| io_problem(dir, &e))? {
         let name = entry.map_err(|e| io_problem(dir, &e))?.file_name();
         let name = name.to_string_lossy();
-        let of_a_run = name == "metrics.jsonl" || name == "final" || name.starts_with("step-");
+        let of_a_run = matches!(&*name, "metrics.jsonl" | "final" | "best" | "merged")
+            || name.starts_with("step-");
         if of_a_run && !resume {
             return Err(taken(dir, &name).into());
         }

@@ -196,6 +196,10 @@ pub(super) fn split(args: &Args) -> Result<Split, UserError> {
                     .hint(hint)
                     .into());
             }
+            if flag == "lora" {
+                let message = "`finetune lora` is `finetune` now";
+                return Err(Problem::new(message).hint("leave `lora` out").into());
+            }
             // The model may stand by itself, as in LitGPT.
             split.overrides = vec!["--checkpoint_dir".into(), argument.clone()];
             continue;

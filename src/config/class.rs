@@ -193,6 +193,12 @@ impl DataClass {
         {
             return Ok(class);
         }
+        if let Some(class) = found {
+            return Err(format!(
+                "`{text}` is unknown; `{}` is `{}.{}`, or without a module",
+                class.name, class.module, class.name
+            ));
+        }
         if PRETRAINING.contains(&name) {
             return Err(format!(
                 "`{text}` is for pretraining; `JSON` with `init_args.path` reads rows of any kind"

@@ -2,7 +2,7 @@
 //!
 //! LitGPT 0.5.13. What depends on the model or the rows is told by the code that sees them.
 
-use super::{LoraSection, MultiTurn, Precision, RunConfig, TargetModules};
+use super::{MultiTurn, Precision, RunConfig};
 
 impl RunConfig {
     /// The lines.
@@ -44,12 +44,5 @@ impl RunConfig {
             "conversations stay whole; LitGPT trains each exchange by itself (multi_turn: pairs) or the first one only (multi_turn: first)",
         );
         lines
-    }
-}
-
-impl LoraSection {
-    /// Whether the six switches or the list ask for the head by name.
-    pub fn names_head(&self) -> bool {
-        matches!(&self.targets, TargetModules::Names(names) if names.iter().any(|n| n == "lm_head"))
     }
 }

@@ -58,6 +58,41 @@ pub(super) const FOREIGN: &[Foreign] = &[
         way: "updates are one fused pass; remove it",
     },
     Foreign {
+        name: "optimizer.init_args.capturable",
+        harmless: &["false", "False"],
+        way: "there are no CUDA graphs to capture; remove it",
+    },
+    Foreign {
+        name: "optimizer.init_args.differentiable",
+        harmless: &["false", "False"],
+        way: "updates are not differentiated; remove it",
+    },
+    Foreign {
+        name: "optimizer.init_args.is_paged",
+        harmless: &["false", "False"],
+        way: "write `class_path: PagedAdamW`",
+    },
+    Foreign {
+        name: "optimizer.init_args.optim_bits",
+        harmless: &["32"],
+        way: "write `class_path: AdamW8bit`",
+    },
+    Foreign {
+        name: "optimizer.init_args.min_8bit_size",
+        harmless: &["4096"],
+        way: "slices of fewer than 4096 elements keep 32-bit states; remove it",
+    },
+    Foreign {
+        name: "optimizer.init_args.percentile_clipping",
+        harmless: &["100"],
+        way: "write `train.max_norm`",
+    },
+    Foreign {
+        name: "optimizer.init_args.block_wise",
+        harmless: &["true", "True"],
+        way: "8-bit states are block-wise; remove it",
+    },
+    Foreign {
         name: "optimizer.init_args.amsgrad",
         harmless: &["false", "False"],
         way: "AMSGrad is not supported; remove it",

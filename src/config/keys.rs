@@ -65,7 +65,7 @@ keys! {
     "data.init_args.include_multiturn_conversations", "bool", "null", "false: only the first exchange of each conversation, as LitGPT does";
     "data.init_args.max_samples", "integer", "null", "take this many rows at most";
     "data.init_args.weight", "number", "1", "how often the rows of a set count in an epoch of a dataset_mix";
-    "data.init_args.dataset_mix", "list of sets", "null", "several data sets: each item may set any key of data.init_args for itself, `class_path` and `weight`";
+    "data.init_args.dataset_mix", "list of sets", "null", "several data sets: each item has `class_path`, `weight` and the keys of data.init_args that speak of one set";
     "data.init_args.on_bad_row", "error | skip", "error", "what a row does that cannot be used; skipped rows are counted";
     "data.init_args.ignore_index", "integer", "-100", "label that is not trained, in rows of input_ids and labels";
     "data.init_args.num_workers", "integer", "null", "threads that read and tokenise rows; null: all cores";
@@ -77,7 +77,7 @@ keys! {
     "train.lr_warmup_fraction", "number", "null", "warm-up as a fraction of an epoch, instead of lr_warmup_steps";
     "train.lr_decay_fraction", "number", "0.1", "share of all steps in which wsd falls";
     "train.epochs", "integer", "5", "passes over the data";
-    "train.max_tokens", "integer", "null", "tokens to train on at most";
+    "train.max_tokens", "integer", "null", "tokens to train on; the last step may go beyond";
     "train.max_steps", "integer", "null", "optimizer steps at most";
     "train.max_time", "number", "null", "seconds after which the run saves and ends, to be taken up again";
     "train.max_seq_length", "integer", "null", "longer rows are cut to this many tokens";
@@ -135,22 +135,25 @@ pub fn document() -> String {
          the file. Numbers may be written as `1e-4`, `1_000` or `0x10`, truth values as `yes`, `no`, `on`, `off`, `true`, `false`; `null` means the default or none.\n\
          An unknown key, a value of another type and keys that contradict each other are errors.\n",
     );
-    let mut block = "";
+    let block_of = |name: &'static str| {
+        let own = name.split_once('.').map_or("", |(block, _)| block);
+        if name.starts_with("data.") { "data" } else { own }
+    };
+    let mut blocks: Vec<&str> = Vec::new();
     for key in KEYS {
-        let own = key.name.rsplit_once('.').map_or("", |(block, _)| block);
-        let own = own.strip_suffix(".prompt_style.init_args").unwrap_or(own);
-        let own =
-            if own == "data.init_args" { "data" } else { own.split('.').next().unwrap_or("") };
-        if own != block || text.ends_with(".\n") {
-            let title = if own.is_empty() { "The run".to_owned() } else { format!("`{own}`") };
-            text += &format!(
-                "\n## {title}\n\n| key | value | default | meaning |\n|---|---|---|---|\n"
-            );
-            block = own;
+        if !blocks.contains(&block_of(key.name)) {
+            blocks.push(block_of(key.name));
         }
-        let cell = |t: &str| t.replace('|', "\\|");
-        let (kind, help) = (cell(key.kind), cell(key.help));
-        text += &format!("| `{}` | {kind} | {} | {help} |\n", key.name, key.default);
+    }
+    for block in blocks {
+        let title = if block.is_empty() { "The run".to_owned() } else { format!("`{block}`") };
+        text +=
+            &format!("\n## {title}\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        for key in KEYS.iter().filter(|k| block_of(k.name) == block) {
+            let cell = |t: &str| t.replace('|', "\\|");
+            let (kind, help) = (cell(key.kind), cell(key.help));
+            text += &format!("| `{}` | {kind} | {} | {help} |\n", key.name, key.default);
+        }
     }
     text
 }

@@ -56,5 +56,63 @@ fn set(key: &str, text: &str, read: &mut Values) {
         Value::Map(_) => key.strip_suffix(".class_path").unwrap_or(key),
         _ => key,
     };
+    displace_rivals(key, &node, read);
     read.take(key, &node, None);
+}
+
+/// Keys that say the same in other words: one on the command line takes the place of the file's.
+const RIVALS: &[(&str, &str)] = &[
+    ("data.init_args.train_on", "data.init_args.mask_prompt"),
+    ("data.init_args.multi_turn", "data.init_args.include_multiturn_conversations"),
+    ("data.init_args.prompt_template", "data.init_args.prompt_style"),
+    ("data.init_args.prompt_template", "data.init_args.prompt_style.init_args.system_message"),
+    ("data.init_args.path", "data.init_args.repo_id"),
+    ("data.init_args.path", "data.init_args.dataset_mix"),
+    ("train.lr_warmup_fraction", "train.lr_warmup_steps"),
+    ("lora_target_modules", "lora_query"),
+    ("lora_target_modules", "lora_key"),
+    ("lora_target_modules", "lora_value"),
+    ("lora_target_modules", "lora_projection"),
+    ("lora_target_modules", "lora_mlp"),
+    ("lora_target_modules", "lora_head"),
+];
+
+/// Where rows come from: what another data class makes meaningless.
+const PLACES: &[&str] = &[
+    "path",
+    "val_path",
+    "repo_id",
+    "revision",
+    "subset",
+    "split",
+    "val_split",
+    "columns",
+    "dataset_mix",
+];
+
+fn displace_rivals(key: &str, node: &Node, read: &mut Values) {
+    for (a, b) in RIVALS {
+        if key == *a {
+            read.displace(b, key);
+        } else if key == *b && !a.starts_with("lora_") {
+            read.displace(a, key);
+        }
+    }
+    let class = match (&node.value, key) {
+        (Value::Scalar { text, .. }, "data.class_path") => Some(text.as_str()),
+        (Value::Map(items), "data") => items.iter().find_map(|(k, v)| match &v.value {
+            Value::Scalar { text, .. } if k.name == "class_path" => Some(text.as_str()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let before = read.text("data.class_path");
+    if let (Some(class), Some(before)) = (class, before)
+        && short(class) != short(&before)
+    {
+        for place in PLACES {
+            read.displace(&format!("data.init_args.{place}"), key);
+        }
+    }
 }

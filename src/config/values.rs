@@ -134,6 +134,10 @@ impl Values {
     fn take_mix(&mut self, items: &[Node], place: Option<Place>) {
         self.values.retain(|k, _| !k.starts_with(MIX));
         self.mix = items.len();
+        if items.is_empty() {
+            let message = format!("`{MIX}` is empty; list at least one data set");
+            self.problems.push(Problem { place: place.clone(), message, hint: None });
+        }
         for (i, item) in items.iter().enumerate() {
             let Value::Map(keys) = &item.value else {
                 let message = format!("`{MIX}[{i}]` is no block of keys");
@@ -198,6 +202,20 @@ impl Values {
         } else {
             let message = format!("unknown key `{name}`");
             self.problems.push(Problem { place, message, hint: nearest(&plain) });
+        }
+    }
+
+    /// Leaves a key of the file out, because `by` on the command line takes its place.
+    pub(super) fn displace(&mut self, name: &str, by: &str) {
+        // Between a path and a mix the later one on the command line counts.
+        let of_the_file = |(_, place): &(Node, Option<Place>)| place.is_some() || by == MIX;
+        let items = name == MIX && self.mix > 0;
+        if self.values.get(name).is_some_and(of_the_file) || items {
+            self.values.retain(|k, _| k != name && !(name == MIX && k.starts_with(MIX)));
+            if items {
+                self.mix = 0;
+            }
+            self.notes.push(format!("`{name}` is left out: `--{by}` takes its place"));
         }
     }
 

@@ -118,6 +118,12 @@ impl DataSet {
             let path =
                 asks.first().and_then(|a| a.train.paths.first()).cloned().unwrap_or_default();
             let problem = Problem::in_file(path, "no row has a token to train on");
+            let census = data.census();
+            if let Some(why) = census.why_bad.filter(|_| census.bad.count == census.rows) {
+                let message =
+                    format!("none of its {} rows can be used; the first: {why}", census.rows);
+                return Err(Problem { message, ..problem }.into());
+            }
             let hint = "answers are empty, all labels are -100, or `train.max_seq_length` cuts every answer off";
             return Err(problem.hint(hint).into());
         }

@@ -306,7 +306,11 @@ impl<'a> Loop<'a> {
                 let state = self.state(0)?;
                 save(self.config, self.run, "final", &state, None)?;
             }
-            if self.config.eval.final_validation {
+            let size = self.config.train.micro_batch_size;
+            let seen_all = self.evaluation.evaluated == self.step
+                && self.step > 0
+                && self.run.data.val_len().div_ceil(size) <= self.config.eval.max_iters;
+            if self.config.eval.final_validation && !(ending == Ending::Early && seen_all) {
                 self.evaluate(None)?;
             }
             if self.stop.load(Ordering::Relaxed) {

@@ -8,7 +8,7 @@ use super::resume::{self, Start};
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
-use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules};
+use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
 use crate::data::style::Style;
@@ -133,6 +133,20 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         let message = format!("there is no validation row {i}; there are {rows}, counted from 0");
         return Err(UserError::from(config.problem("eval.evaluate_example", message)).into());
     }
+    if t.save_best && rows == 0 {
+        let message = "there are no validation rows, so no loss to compare";
+        return Err(UserError::from(config.problem("train.save_best", message)).into());
+    }
+    let head_adapted = paths.iter().any(|p| p == "lm_head");
+    if config.save_merged
+        && head_adapted
+        && spec.tied_head
+        && config.merge.tied_head == TiedHead::Error
+    {
+        let message = "lm_head is adapted and is the embedding of this model";
+        let problem = config.problem("merge.tied_head", message);
+        return Err(UserError::from(problem.hint("write `untie` or `drop`")).into());
+    }
     if t.early_stopping_patience.is_some() && rows == 0 {
         let message = "there are no validation rows, so no loss to wait for";
         return Err(
@@ -238,6 +252,10 @@ fn steps_of(data: &DataSet, batch: usize, most: usize) -> usize {
 /// # Errors
 /// When the model is not as a run needs it, weights apart.
 pub fn describe(config: &RunConfig) -> Result<(PathBuf, DecoderSpec, Tokenizer)> {
+    if config.revision.is_some() && config.checkpoint_dir.is_dir() {
+        let message = "is for models on the Hub; `checkpoint_dir` is a directory here";
+        return Err(UserError::from(config.problem("revision", message)).into());
+    }
     let remote = Remote::new(config.access_token.clone());
     let model = remote.model(&config.checkpoint_dir, config.revision.as_deref());
     let model = model.map_err(|e| placed(config, "checkpoint_dir", e))?;

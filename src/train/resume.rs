@@ -83,7 +83,8 @@ pub fn plan(config: &RunConfig) -> Result<Plan> {
                 return nothing_good(&config.out_dir, found);
             };
             if dir.ends_with("final") {
-                if dir.join("README.md").is_file() && !is_longer(config, &state) {
+                let merged = !config.save_merged || config.out_dir.join("merged").is_dir();
+                if dir.join("README.md").is_file() && merged && !is_longer(config, &state) {
                     return Ok(Plan::Finished);
                 }
                 if is_longer(config, &state) {

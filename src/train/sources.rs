@@ -163,6 +163,10 @@ fn style(
     Style::named(of_class, None).map_err(|e| at("prompt_style", e))
 }
 
+/// Ends of names that no data set on the Hub has.
+const FILE_ENDS: &[&str] =
+    &[".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"];
+
 /// What was found: the files of each split, and where.
 struct Found {
     place: String,
@@ -195,9 +199,14 @@ fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> 
     for (key, path) in named {
         let Some(path) = path else { continue };
         if let Some(found) = local(path, set)? {
+            if set.revision.is_some() {
+                let message = "is for data sets on the Hub; the rows are on this machine";
+                return Err(config.problem(&set.key("revision"), message).into());
+            }
             return Ok(found);
         }
-        return match path.to_str().filter(|text| is_repo_id(text)) {
+        let is_file_name = |text: &str| FILE_ENDS.iter().any(|end| text.ends_with(end));
+        return match path.to_str().filter(|text| is_repo_id(text) && !is_file_name(text)) {
             // The class reads its own configuration of whatever repository it is given.
             Some(repo) => match set.class.home {
                 Home::Hub(_, name, ..) if key == "repo_id" => {
@@ -325,7 +334,9 @@ fn chosen(
         (Some(path), _) => {
             let mut splits = discover(path, None)?;
             let names = ["validation", "train"];
-            let paths = names.iter().find_map(|n| splits.remove(*n)).unwrap_or_default();
+            let paths = names.iter().find_map(|n| splits.remove(*n)).ok_or_else(|| {
+                Problem::in_file(path, "holds neither validation nor training rows")
+            })?;
             Some(Files { paths, slice: None })
         }
         (None, Some(text)) => Some(written("val_split", text)?),

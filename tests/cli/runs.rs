@@ -558,7 +558,7 @@ fn an_interrupt_in_the_last_validation_keeps_the_final_adapter() {
         ["--data.path", &data, "--data.val_split_fraction", "0.99", "--train.max_steps", "1"];
     let more = [&more[..], &["--eval.initial_validation", "false"]].concat();
     let adapter = home.path("out/final/adapter_model.safetensors");
-    assert_eq!(interrupted(&home, &more, || adapter.exists()), Some(130));
+    assert_eq!(interrupted(&home, &more, || adapter.exists()), Some(75));
     assert!(adapter.exists());
 }
 
@@ -567,7 +567,7 @@ fn an_interrupt_saves_the_adapter_and_ends_cleanly() {
     let home = Home::new();
     let metrics = home.path("out/metrics.jsonl");
     let ready = || std::fs::read_to_string(&metrics).is_ok_and(|t| t.contains("\"step\":5,"));
-    assert_eq!(interrupted(&home, &["--train.epochs", "100000"], ready), Some(130));
+    assert_eq!(interrupted(&home, &["--train.epochs", "100000"], ready), Some(75));
     let saved = std::fs::read_dir(home.path("out")).unwrap();
     let saved: Vec<_> = saved.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(saved.iter().filter(|n| n.starts_with("step-")).count(), 1, "{saved:?}");

@@ -50,7 +50,9 @@ fn sample(key: &str) -> (&'static [&'static str], &'static str) {
         "multi_turn" => "pairs",
         "include_multiturn_conversations" => "false",
         "weight" => return (&["--data.dataset_mix", "[{path: a}]"], "2"),
-        "dataset_mix" => "[{path: a, weight: 2}, {class_path: LIMA}]",
+        "dataset_mix" => {
+            return (&["--data", "LIMA"], "[{path: a, weight: 2}, {class_path: LIMA}]");
+        }
         "on_bad_row" => "skip",
         "train.global_batch_size" => "32",
         "train.micro_batch_size" => "4",

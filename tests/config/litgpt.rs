@@ -109,10 +109,8 @@ fn conversations_stay_whole_by_default() {
 
 #[test]
 fn a_mix_inherits_and_overrides() {
-    let text = lines(
-        "    mask_prompt: true\n    dataset_mix:\n      - path: a.jsonl\n      - {class_path: LIMA, weight: 0.5, train_on: last}\n",
-    );
-    let sets = load(&text, &[]).unwrap().data.sets;
+    let text = "checkpoint_dir: m\ndata:\n  class_path: JSON\n  init_args:\n    mask_prompt: true\n    dataset_mix:\n      - path: a.jsonl\n      - {class_path: LIMA, weight: 0.5, train_on: last}\n";
+    let sets = load(text, &[]).unwrap().data.sets;
     let got: Vec<_> = sets.iter().map(|s| (s.class.name, s.train_on, s.weight)).collect();
     assert_eq!(got, [("JSON", TrainOn::Assistant, 1.0), ("LIMA", TrainOn::Last, 0.5)]);
 }
@@ -199,4 +197,62 @@ fn what_litgpt_does_too_is_no_difference() {
     let same =
         "precision: bf16-mixed\ntrain:\n  epochs: null\n  max_steps: 3\n  global_batch_size: 1\n";
     assert_eq!(load(&lines(same), &[]).unwrap().litgpt_differences(), [""; 0]);
+}
+
+/// What LitGPT's files always write.
+const WRITTEN: &str = "checkpoint_dir: m\ndata:\n  class_path: LIMA\n  init_args:\n    path: lima.jsonl\n    mask_prompt: false\n    include_multiturn_conversations: false\n    prompt_style: alpaca\nlora_query: true\nlora_key: false\ntrain:\n  lr_warmup_steps: 10\n  min_lr: 6.0e-05\noptimizer:\n  class_path: torch.optim.AdamW\n  init_args:\n    lr: 2e-4\n    betas: [0.9, 0.95]\n";
+
+#[test]
+fn a_key_on_the_command_line_takes_the_place_of_its_rival_in_the_file() {
+    for arguments in [
+        ["--data.train_on", "last"],
+        ["--data.multi_turn", "pairs"],
+        ["--data.prompt_template", "{instruction}:"],
+        ["--train.lr_warmup_fraction", "0.1"],
+        ["--lora_target_modules", "all-linear"],
+        ["--optimizer", "SGD"],
+    ] {
+        let config = load(WRITTEN, &arguments);
+        assert!(config.is_ok_and(|c| !c.notes.is_empty()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn another_class_leaves_the_files_rows_behind() {
+    let set = load(WRITTEN, &["--data", "Alpaca2k", "--data.repo_id", "me/x"])
+        .unwrap()
+        .data
+        .sets
+        .remove(0);
+    assert_eq!((set.path, set.repo_id.as_deref()), (None, Some("me/x")));
+}
+
+#[test]
+fn the_same_class_keeps_the_files_rows() {
+    let set = load(WRITTEN, &["--data", "litgpt.data.LIMA"]).unwrap().data.sets.remove(0);
+    assert_eq!(set.path, Some("lima.jsonl".into()));
+}
+
+#[test]
+fn a_floor_above_the_rate_is_lowered_and_told() {
+    let config = load(WRITTEN, &["--optimizer.lr", "1e-5"]).unwrap();
+    assert_eq!((config.train.min_lr, config.notes.len()), (1e-5, 1));
+}
+
+#[test]
+fn an_empty_mix_is_refused() {
+    assert!(errors(&lines("    dataset_mix: []\n"), &[]).contains("is empty; list at least one"));
+}
+
+#[test]
+fn rows_beside_a_mix_are_refused() {
+    let text = lines("    dataset_mix:\n      - path: a.jsonl\n");
+    assert!(errors(&text, &[]).contains("stands beside `dataset_mix`"));
+}
+
+#[test]
+fn a_secret_in_an_address_is_refused_and_not_repeated() {
+    let text = "checkpoint_dir: m\ndata:\n  class_path: Alpaca\n  init_args:\n    file_url: https://me:canary@example.org/a.json\n";
+    let text = errors(text, &[]);
+    assert!(text.contains("holds a user or password") && !text.contains("canary"), "{text}");
 }

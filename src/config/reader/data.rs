@@ -25,6 +25,11 @@ pub(super) fn data(r: &mut Values) -> DataSection {
         vec![set(r, ARGS)]
     };
     let key = |name: &str| format!("{ARGS}.{name}");
+    for name in ["path", "val_path", "repo_id"] {
+        if mixed && r.is_set(&key(name)) {
+            r.problem(&key(name), "stands beside `dataset_mix`; write it in the items");
+        }
+    }
     if !mixed && r.is_written(&key("weight")) {
         r.problem(&key("weight"), "belongs to the items of `dataset_mix`");
     }
@@ -101,6 +106,21 @@ fn set(r: &mut Values, prefix: &str) -> SetSection {
         max_samples: r.count_or_null(&max_samples, None),
         weight: r.number(&weight, 1.0, 1e-6..1e6),
     };
+    for (name, url) in [("file_url", &set.file_url), ("url", &set.url)] {
+        let host = url.as_deref().and_then(|u| u.split("://").nth(1)?.split('/').next());
+        if host.is_some_and(|h| h.contains('@')) {
+            let key = keys.of(r, name);
+            r.problem(&key, "holds a user or password; addresses are written to files, so keep secrets out of them");
+        }
+    }
+    if set.path.is_some() {
+        for name in ["file_name", "file_url", "url", "subsets"] {
+            let key = keys.of(r, name);
+            if r.is_set(&key) {
+                r.problem(&key, "is not read beside `path`; remove one of the two");
+            }
+        }
+    }
     if set.prompt_template.is_some() && set.prompt_style.is_some() {
         let key = keys.of(r, "prompt_template");
         r.problem(&key, "contradicts `prompt_style`; write one or the other");
@@ -122,7 +142,9 @@ fn class(r: &mut Values, prefix: &str, keys: &Keys<'_>) -> &'static DataClass {
             json
         });
     }
-    if ["path", "repo_id", "val_path"].iter().any(|k| r.is_written(&keys.of(r, k))) {
+    if ["path", "repo_id", "val_path"].iter().any(|k| r.is_written(&keys.of(r, k)))
+        || prefix != ARGS
+    {
         return json;
     }
     r.notes.push("no `data` is written: LitGPT's default, the class Alpaca, is used".into());

@@ -73,7 +73,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
         written: Vec::new(),
         notes: Vec::new(),
     };
-    train::check(r, &config.train, config.optimizer.lr);
+    train::check(r, &mut config.train, config.optimizer.lr);
     let mixed = matches!(config.precision, Precision::Bf16Mixed | Precision::F16Mixed);
     if mixed && config.quantize.is_some() {
         let message =

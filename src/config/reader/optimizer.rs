@@ -16,7 +16,12 @@ pub(super) fn optimizer(r: &mut Values) -> OptimizerSection {
     let sgd = kind == OptimizerKind::Sgd;
     for name in if sgd { MOMENTS } else { SGD_ONLY } {
         let key = format!("optimizer.init_args.{name}");
-        if r.is_set(&key) {
+        let chosen_anew = r.values.get("optimizer.class_path").is_some_and(|(_, p)| p.is_none());
+        let of_the_file = r.values.get(&key).is_some_and(|(_, p)| p.is_some());
+        if chosen_anew && of_the_file {
+            r.values.remove(&key);
+            r.notes.push(format!("`{key}` of the file is left out: {kind} has no such argument"));
+        } else if r.is_set(&key) {
             r.problem(&key, &format!("is no argument of {kind}"));
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn eval(r: &mut Values) -> EvalSection {
 }
 
 /// Checks the keys against each other.
-pub(super) fn check(r: &mut Values, t: &TrainSection, lr: f64) {
+pub(super) fn check(r: &mut Values, t: &mut TrainSection, lr: f64) {
     if !t.global_batch_size.is_multiple_of(t.micro_batch_size) {
         let message = format!(
             "{} is no multiple of `train.micro_batch_size` {}",
@@ -75,7 +75,11 @@ pub(super) fn check(r: &mut Values, t: &TrainSection, lr: f64) {
         );
     }
     if t.min_lr > lr {
-        r.problem("train.min_lr", &format!("{} is above the learning rate {lr}", t.min_lr));
+        r.notes.push(format!(
+            "train.min_lr {} lies above the learning rate {lr}, which stays as it is to the end",
+            t.min_lr
+        ));
+        t.min_lr = lr;
     }
     if t.max_seq_length == Some(1) {
         r.problem("train.max_seq_length", "1 leaves nothing to predict; at least 2");

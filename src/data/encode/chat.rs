@@ -19,14 +19,22 @@ impl Encoder<'_> {
         let trained =
             |i: usize| turns[i].train && (self.train_on != TrainOn::Last || last == Some(i));
         let mask = self.train_on != TrainOn::All;
-        let (mut ids, starts) =
-            self.tokenizer.encode_with_starts(&text).map_err(|e| e.to_string())?;
+        if let Some(name) = unwritten_call(turns, &text) {
+            return Err(Fault {
+                message: format!("the chat template does not write the call of `{name}`"),
+                hint: Some(
+                    "take a model whose template knows tools, or leave such rows out".into(),
+                ),
+            });
+        }
+        let (mut ids, bytes) =
+            self.tokenizer.encode_with_bytes(&text).map_err(|e| e.to_string())?;
         let mut labels = vec![IGNORED; ids.len()];
         if !mask {
             labels = ids.iter().map(|id| *id as i32).collect();
         }
         let prompt = first_question(&writer, turns, &text);
-        let prompt = starts.iter().filter(|s| **s < prompt).count();
+        let prompt = bytes.iter().filter(|b| b.end <= prompt).count();
         let mut closed = true;
         for (i, _) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
             // Where everything is trained, only an answer that is not, and the end of the last, must be found.
@@ -40,17 +48,28 @@ impl Encoder<'_> {
                 Err(_) if all => continue,
                 Err(e) => return Err(e.into()),
             };
-            let inside: Vec<usize> =
-                (0..starts.len()).filter(|t| span.bytes.contains(&starts[*t])).collect();
+            // A token that reaches into the answer from before is one of its tokens: nothing else teaches its first letters.
+            let touches =
+                |t: &usize| bytes[*t].start < span.bytes.end && bytes[*t].end > span.bytes.start;
+            let inside: Vec<usize> = (0..bytes.len()).filter(touches).collect();
+            // What the answer itself says closes nothing.
+            let said = span.content_end.or_else(|| {
+                let content = turns[i].content.trim();
+                let at = text[span.bytes.clone()].find(content)?;
+                Some(span.bytes.start + at + content.len())
+            });
+            let said = said.unwrap_or(span.bytes.start);
             let stops = |t: &usize| {
-                self.tokenizer.is_special(ids[*t]) || Some(ids[*t]) == self.tokenizer.eos_id
+                let closes =
+                    self.tokenizer.is_special(ids[*t]) || Some(ids[*t]) == self.tokenizer.eos_id;
+                closes && bytes[*t].start >= said
             };
             let end = match span.content_end {
                 // The turn ends with its last special token; what the template writes after it is no part of the answer.
                 None => inside.iter().rev().copied().find(stops).map(|t| t + 1),
                 // The turn ends with the special token right after its content.
                 Some(at) => {
-                    let next = (0..starts.len()).find(|t| starts[*t] >= at);
+                    let next = (0..bytes.len()).find(|t| bytes[*t].start >= at);
                     next.filter(stops).map(|t| t + 1)
                 }
             };
@@ -68,10 +87,78 @@ impl Encoder<'_> {
     }
 }
 
+/// The name of a function that is called in the conversation and does not appear in its text.
+fn unwritten_call<'a>(turns: &'a [Turn], text: &str) -> Option<&'a str> {
+    let calls = turns.iter().filter_map(|t| t.extra.get("tool_calls")?.as_array()).flatten();
+    let name = |call: &'a Value| call.get("function").unwrap_or(call).get("name")?.as_str();
+    calls.filter_map(name).find(|name| !text.contains(name))
+}
+
 /// The bytes of the text before the first answer; 0 where the template opens an answer otherwise than it writes one.
 fn first_question(writer: &Writer<'_>, turns: &[Turn], text: &str) -> usize {
     let Some(first) = turns.iter().position(|t| t.role == Role::Assistant) else { return 0 };
     // Some templates refuse half a conversation; then nothing is asked of the model, and nothing is lost.
     let opened = writer.render(&turns[..first], true).unwrap_or_default();
     if text.starts_with(&opened) { opened.len() } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::style::Style;
+    use super::*;
+    use crate::config::MultiTurn;
+    use crate::data::tokenizer::Tokenizer;
+    use std::path::Path;
+
+    /// The trained text of a conversation by the bundled tokenizer with another chat template.
+    fn trained(template: &str, answer: &str) -> Result<String, Fault> {
+        let home = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(name), home.path().join(name)).unwrap();
+        }
+        std::fs::write(home.path().join("chat_template.jinja"), template).unwrap();
+        let tokenizer = Tokenizer::load(home.path()).unwrap();
+        let encoder = Encoder {
+            tokenizer: &tokenizer,
+            style: Style::chat_template(),
+            chosen: false,
+            train_on: TrainOn::Assistant,
+            multi_turn: MultiTurn::Conversation,
+            limit: None,
+            context: 1000,
+            vocab: 1000,
+            ignore_index: -100,
+        };
+        let mut turns = vec![Turn::new(Role::User, "a"), Turn::new(Role::Assistant, answer)];
+        if answer.is_empty() {
+            let call = serde_json::json!([{"function": {"name": "weather", "arguments": {}}}]);
+            turns[1].extra.insert("tool_calls".into(), call);
+        }
+        let (ids, labels, _) = encoder.chat(&turns, None)?;
+        let kept: Vec<u32> =
+            ids.iter().zip(&labels).filter(|(_, l)| **l != IGNORED).map(|(id, _)| *id).collect();
+        Ok(tokenizer.decode(&kept, false).unwrap())
+    }
+
+    /// The space before the answer is a part of its first token.
+    const SPACE: &str = "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }} {% else %}A: {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}";
+    /// Turns end with a line break and no token of their own.
+    const LINES: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+
+    #[test]
+    fn a_token_that_begins_before_the_answer_is_trained() {
+        assert_eq!(trained(SPACE, "đất").unwrap().trim_start(), "đất<|im_end|>");
+    }
+
+    #[test]
+    fn a_special_token_in_an_answer_ends_nothing() {
+        let text = trained(LINES, "one <|im_end|> tail").unwrap();
+        assert_eq!(text.trim_start(), "one <|im_end|> tail\n<|im_end|>");
+    }
+
+    #[test]
+    fn a_call_that_the_template_leaves_out_is_refused() {
+        assert!(trained(LINES, "").unwrap_err().message.contains("`weather`"));
+    }
 }

@@ -93,6 +93,12 @@ impl Encoder<'_> {
         };
         let samples = match parsed.row {
             Row::Tokens { ids, labels } => vec![self.verbatim(ids, labels)?],
+            Row::Text(_) if self.chosen => {
+                return Err(Fault {
+                    message: "is a text, which has no question for `prompt_style` or `prompt_template` to write".into(),
+                    hint: Some("name its parts, as in `columns: {instruction: …, output: …}`".into()),
+                });
+            }
             Row::Text(text) => self.text(&text)?,
             Row::Completion { prompt, completion } if !self.chosen => {
                 vec![whole(self.exchange(&prompt, &completion, true)?)]
@@ -145,6 +151,10 @@ impl Encoder<'_> {
         if whole || self.multi_turn == MultiTurn::Conversation {
             return Ok(vec![row]);
         }
+        let columns = match &row {
+            Row::Instruction { columns, .. } => columns.clone(),
+            _ => Map::new(),
+        };
         let turns = row.into_turns(joined).unwrap_or_default();
         let pairs = match self.multi_turn {
             MultiTurn::First => first_exchange(&turns)?.into_iter().collect(),
@@ -156,25 +166,45 @@ impl Encoder<'_> {
             instruction: e.question,
             input: String::new(),
             output: e.answer,
-            columns: Map::new(),
+            columns: columns.clone(),
         };
         Ok(pairs.into_iter().map(one).collect())
     }
 
     /// A conversation or instruction in the style; too long a conversation loses its last exchanges.
     fn written(&self, row: Row) -> Result<Sample, Fault> {
-        let mut row = if self.style.is_chat_template() { conversation(row) } else { row };
-        let mut tokens = self.tokens(&row)?;
-        let mut cut = Cut::Whole;
-        if let Some(most) = self.limit.filter(|most| tokens.0.len() > *most) {
-            cut = Cut::Tokens;
-            row = conversation(row);
-            while tokens.0.len() > most && without_last_exchange(&mut row) {
-                tokens = self.tokens(&row)?;
-                cut = Cut::Exchanges;
+        let row = if self.style.is_chat_template() { conversation(row) } else { row };
+        let tokens = self.tokens(&row)?;
+        let Some(most) = self.limit.filter(|most| tokens.0.len() > *most) else {
+            return Ok(whole(tokens));
+        };
+        // A single exchange, of which a prompt template may name any column, has nothing to give but tokens.
+        let single = matches!(&row, Row::Instruction { history, .. } if history.is_empty());
+        let Row::Conversation { turns, tools } = (if single { row } else { conversation(row) })
+        else {
+            return Ok(Sample { cut: Cut::Tokens, ..whole(tokens) });
+        };
+        // Tokens grow with exchanges, so the most of them that fit are found by halving.
+        let ends = question_starts(&turns);
+        let part = |n: usize| {
+            let end = ends.get(n).copied().unwrap_or(turns.len());
+            self.tokens(&Row::Conversation { turns: turns[..end].to_vec(), tools: tools.clone() })
+        };
+        let (mut fits, mut exceeds, mut kept) = (0, ends.len(), None);
+        while fits + 1 < exceeds {
+            let middle = fits.midpoint(exceeds);
+            let shorter = part(middle)?;
+            if shorter.0.len() <= most {
+                (fits, kept) = (middle, Some(shorter));
+            } else {
+                exceeds = middle;
             }
         }
-        Ok(Sample { cut, ..whole(tokens) })
+        match kept {
+            Some(kept) => Ok(Sample { cut: Cut::Exchanges, ..whole(kept) }),
+            None if ends.len() > 1 => Ok(Sample { cut: Cut::Exchanges, ..whole(part(1)?) }),
+            None => Ok(Sample { cut: Cut::Tokens, ..whole(tokens) }),
+        }
     }
 
     fn tokens(&self, row: &Row) -> Result<Tokens, Fault> {
@@ -267,16 +297,10 @@ fn conversation(row: Row) -> Row {
     }
 }
 
-/// Takes away the last question with all that follows it; false when it is the only one.
-fn without_last_exchange(row: &mut Row) -> bool {
-    let Row::Conversation { turns, .. } = row else { return false };
-    let questions = |t: &Turn| t.role == Role::User;
-    let Some(last) = turns.iter().rposition(questions) else { return false };
-    if !turns[..last].iter().any(questions) {
-        return false;
-    }
-    turns.truncate(last);
-    true
+/// Where each question stands.
+fn question_starts(turns: &[Turn]) -> Vec<usize> {
+    let asks = |(i, t): (usize, &Turn)| (t.role == Role::User).then_some(i);
+    turns.iter().enumerate().filter_map(asks).collect()
 }
 
 /// What is wrong with a row, and the way out.

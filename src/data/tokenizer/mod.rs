@@ -9,6 +9,7 @@ use parts::Cuts;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use words::{Token, Words};
 
@@ -89,7 +90,7 @@ impl Tokenizer {
             None => None,
         };
         let added = inner.get_added_tokens_decoder();
-        let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, ..)| id).collect();
         let around = around(&inner);
         let words = Cuts::of(&inner).map(Words::new);
         Ok(Self { inner, path, special, around, words, eos_id, bos_id, stop_ids, template })
@@ -117,7 +118,7 @@ impl Tokenizer {
             return Ok(encoding.get_ids().to_vec());
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
-        self.tokens(text, |(id, _)| ids.push(id))?;
+        self.tokens(text, |(id, ..)| ids.push(id))?;
         if special { self.with_special(text, ids) } else { Ok(ids) }
     }
 
@@ -133,25 +134,27 @@ impl Tokenizer {
         }
     }
 
-    /// Token ids of a text and the byte at which each starts, nothing added.
+    /// Token ids of a text and the bytes that each stands for, nothing added.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn encode_with_starts(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
-        let (mut ids, mut starts) = (Vec::new(), Vec::new());
-        self.tokens(text, |(id, start)| {
+    pub fn encode_with_bytes(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let (mut ids, mut bytes) = (Vec::new(), Vec::new());
+        self.tokens(text, |(id, start, end)| {
             ids.push(id);
-            starts.push(start as usize);
+            bytes.push(start as usize..end as usize);
         })?;
-        Ok((ids, starts))
+        Ok((ids, bytes))
     }
 
     /// Gives each token of a text to `token`, nothing added.
     fn tokens(&self, text: &str, mut token: impl FnMut(Token)) -> Result<()> {
         let encode = |text: &str| -> Result<Vec<Token>> {
             let encoding = self.inner.encode(text, false).map_err(|e| self.failed(e))?;
-            let starts = encoding.get_offsets().iter().map(|(start, _)| *start as u32);
-            Ok(encoding.get_ids().iter().copied().zip(starts).collect())
+            let bytes = encoding.get_offsets().iter();
+            let token =
+                |(id, (start, end)): (&u32, &(usize, usize))| (*id, *start as u32, *end as u32);
+            Ok(encoding.get_ids().iter().zip(bytes).map(token).collect())
         };
         match &self.words {
             Some(words) => words.tokens(text, encode, token),

@@ -106,9 +106,9 @@ fn texts_made_of_words_have_the_tokens_of_the_whole() {
         for _ in 0..3000 {
             let text: String = (0..next(24)).map(|_| BITS[next(BITS.len())]).collect();
             let whole = tokenizer.inner.encode(text.as_str(), false).unwrap();
-            let starts: Vec<usize> = whole.get_offsets().iter().map(|o| o.0).collect();
-            let want = (whole.get_ids().to_vec(), starts);
-            assert_eq!(tokenizer.encode_with_starts(&text).unwrap(), want, "{text:?} {changes:?}");
+            let bytes: Vec<_> = whole.get_offsets().iter().map(|o| o.0..o.1).collect();
+            let want = (whole.get_ids().to_vec(), bytes);
+            assert_eq!(tokenizer.encode_with_bytes(&text).unwrap(), want, "{text:?} {changes:?}");
             let with = tokenizer.inner.encode(text.as_str(), true).unwrap();
             assert_eq!(tokenizer.encode(&text, true).unwrap(), with.get_ids(), "{text:?}");
         }

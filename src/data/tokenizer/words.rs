@@ -15,8 +15,8 @@ const PARTS: usize = 1 << 15;
 /// Longer parts, in bytes, seldom come again.
 const LONGEST: usize = 64;
 
-/// A token and the byte at which it starts.
-pub(super) type Token = (u32, u32);
+/// A token, the byte at which it starts and the one after its last.
+pub(super) type Token = (u32, u32, u32);
 
 /// What each thread remembers.
 pub(super) struct Words {
@@ -61,8 +61,8 @@ impl Words {
         let mut at = 0;
         for part in self.cuts.parts(text) {
             let mut give = |tokens: &[Token]| {
-                for (id, start) in tokens {
-                    token((*id, at + start));
+                for (id, start, end) in tokens {
+                    token((*id, at + start, at + end));
                 }
             };
             if part.len() > LONGEST {
