@@ -118,9 +118,22 @@ fn texts_made_of_words_have_the_tokens_of_the_whole() {
 #[test]
 fn words_are_remembered_beyond_what_there_is_room_for() {
     let tokenizer = tokenizer(&[]);
-    let text: String = (0..100_000).map(|i| format!(" a{} chó", i % 70_000)).collect();
-    let whole = tokenizer.inner.encode_fast(text.as_str(), false).unwrap();
-    assert!(tokenizer.encode(&text, false).unwrap() == whole.get_ids());
+    for text in 0..100 {
+        let number = |i| (text * 1000 + i) % 70_000;
+        let text: String = (0..1000).map(|i| format!(" a{} chó", number(i))).collect();
+        let whole = tokenizer.inner.encode_fast(text.as_str(), false).unwrap();
+        assert_eq!(tokenizer.encode(&text, false).unwrap(), whole.get_ids());
+    }
+}
+
+#[test]
+fn texts_whose_words_never_come_again_have_their_tokens() {
+    let tokenizer = tokenizer(&[]);
+    for text in 0..200 {
+        let text: String = (0..200).map(|i| format!(" a{}", text * 1000 + i)).collect();
+        let whole = tokenizer.inner.encode_fast(text.as_str(), false).unwrap();
+        assert_eq!(tokenizer.encode(&text, false).unwrap(), whole.get_ids());
+    }
 }
 
 #[test]

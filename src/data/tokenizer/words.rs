@@ -3,6 +3,7 @@
 //! Where no token can reach over the border between a word and the space after it ([`super::parts`]), the ids of a text are those of
 //! its parts " word". The same parts come again and again, so each is encoded once by the tokenizer and then remembered. Each thread
 //! remembers for itself. What is remembered is bounded: two generations, of which the older is forgotten when the younger is full.
+//! Where words seldom come again, as in tables of hashes, most texts are left to the tokenizer.
 
 use super::parts::Cuts;
 use std::collections::HashMap;
@@ -14,6 +15,10 @@ const THREADS: usize = 64;
 const PARTS: usize = 1 << 15;
 /// Longer parts, in bytes, seldom come again.
 const LONGEST: usize = 64;
+/// Parts after which it is weighed whether they come again.
+const WINDOW: usize = 1 << 14;
+/// How many times as many texts are left to the tokenizer when they do not.
+const LEFT: usize = 15;
 
 /// A token, the byte at which it starts and the one after its last.
 pub(super) type Token = (u32, u32, u32);
@@ -28,6 +33,17 @@ pub(super) struct Words {
 struct Memory {
     young: HashMap<Box<str>, Box<[Token]>>,
     old: HashMap<Box<str>, Box<[Token]>>,
+    recent: Recent,
+}
+
+/// What was met since it was last weighed.
+#[derive(Default)]
+struct Recent {
+    texts: usize,
+    parts: usize,
+    unknown: usize,
+    /// Texts that are still left to the tokenizer.
+    left: usize,
 }
 
 impl Words {
@@ -58,6 +74,10 @@ impl Words {
             encode(text)?.into_iter().for_each(token);
             return Ok(());
         };
+        if memory.recent.leaves() {
+            encode(text)?.into_iter().for_each(token);
+            return Ok(());
+        }
         let mut at = 0;
         for part in self.cuts.parts(text) {
             let mut give = |tokens: &[Token]| {
@@ -71,10 +91,28 @@ impl Words {
                 let tokens = encode(part)?;
                 give(&tokens);
                 memory.learn(part.into(), tokens.into());
+                memory.recent.unknown += 1;
             }
+            memory.recent.parts += 1;
             at += part.len() as u32;
         }
         Ok(())
+    }
+}
+
+impl Recent {
+    /// Whether the next text is left to the tokenizer: remembering pays where more than a third of the parts come again.
+    fn leaves(&mut self) -> bool {
+        if self.left > 0 {
+            self.left -= 1;
+            return true;
+        }
+        if self.parts >= WINDOW {
+            let left = if self.unknown * 3 > self.parts * 2 { LEFT * self.texts } else { 0 };
+            *self = Self { left, ..Self::default() };
+        }
+        self.texts += 1;
+        false
     }
 }
 
