@@ -192,7 +192,7 @@ fn a_base_that_is_not_here_must_be_given() {
     let home = Home::new();
     let adapter = home.path("adapter");
     fs::create_dir(&adapter).unwrap();
-    let json = "{\"base_model_name_or_path\": \"HuggingFaceTB/SmolLM2-360M\"}";
+    let json = "{\"base_model_name_or_path\": \"/models/SmolLM2-360M\"}";
     fs::write(adapter.join("adapter_config.json"), json).unwrap();
     let done = merge_command(&home, &["--adapter", &adapter.to_string_lossy()]);
     assert_eq!(done.status.code(), Some(2));
