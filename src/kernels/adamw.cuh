@@ -1,6 +1,6 @@
 // AdamW and Adam over the arena. See optim/adamw.rs.
 //
-// `scale` undoes the loss scale and clips; `copy` holds the parameters in the compute type where that is not f32.
+// `scale` undoes the loss scale and clips; `copy` holds the parameters as operands of products where these are not f32.
 
 KERNEL(adamw)(float *p, T *copy, const float *g, float *m, float *v, u64 n, float scale, float step_size, float root2,
               float decay, float c1, float c2, float b2, float eps, float l2) {

@@ -1,8 +1,8 @@
 //! Cross-entropy of one chunk of logits: per-token negative log-probability, and the logits' gradient.
 //!
 //! logits: (n, V) f32, targets: (n), ℓᵢ = logΣⱼexp(zᵢⱼ) − zᵢ,tᵢ. With a coefficient cᵢ on each token the gradient is
-//! dzᵢⱼ = cᵢ·(softmax(zᵢ)ⱼ − [j = tᵢ]), in the logits' place where the dtype allows. The caller walks over chunks, so the whole
-//! (N, V) never exists.
+//! dzᵢⱼ = cᵢ·(softmax(zᵢ)ⱼ − [j = tᵢ]), an operand of products, in the logits' place where the dtype allows. The caller walks over
+//! chunks, so the whole (N, V) never exists.
 
 use super::{Buf, Cx, Mirror, simd};
 use crate::gpu::{Arg, NULL};
@@ -33,7 +33,7 @@ pub fn forward_backward(
         }
         let out = cx.alloc_f32(&[n])?;
         let narrow = match coefficients {
-            Some(_) if cx.compute() != DType::F32 => Some(cx.alloc(&[n, v])?),
+            Some(_) if cx.products() != DType::F32 => Some(cx.alloc_operand(&[n, v])?),
             _ => None,
         };
         let args = [
@@ -46,7 +46,7 @@ pub fn forward_backward(
         ];
         // SAFETY: cross_entropy(T *dz, float *nll, const float *z, const u32 *targets, const float *coefficients, int v), a
         // block a row; dz is of T: the logits themselves where T is f32, and not written without coefficients.
-        unsafe { gpu.by_row("cross_entropy", n, &args) }?;
+        unsafe { gpu.by_row_of(cx.products(), "cross_entropy", n, &args) }?;
         nll.copy_from_slice(&out.to_f32()?);
         return Ok(coefficients.map(|_| narrow.unwrap_or(logits)));
     }
@@ -68,5 +68,5 @@ pub fn forward_backward(
             },
         );
     });
-    coefficients.map(|_| cx.stored(logits)).transpose()
+    coefficients.map(|_| cx.into_operand(logits)).transpose()
 }

@@ -3,7 +3,8 @@
 //!
 //! Ops take `&Cx`: the pool is behind a lock because buffers find their own way back when dropped, and everything else here is
 //! read-only during a run. Threads are rayon's current pool: the caller installs one ([`Cx::install`]). Values between
-//! ops are stored in the compute dtype.
+//! ops are stored in the compute dtype; products take their operands in the products' dtype, which is another one in mixed
+//! precision ([`super::operand`]).
 //!
 //! Buffers whose first dimension counts tokens are given room for the longest batch of the run
 //! ([`Cx::set_token_capacity`]), so that after the first steps every request is met by a buffer given back earlier. Unused room is
@@ -11,12 +12,12 @@
 
 use super::bf16_gemm;
 use super::buf::Buf;
+use super::on_gpu::OnGpu;
 use super::pool::Pool;
 use super::simd;
-use crate::gpu::{self, Arg, Gpu, Memory};
+use crate::gpu::{self, Gpu, Memory};
 use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub struct Cx {
     engine: Engine,
     compute: DType,
+    products: DType,
     bf16_products: bool,
     poison: AtomicBool,
 }
@@ -31,45 +33,6 @@ pub struct Cx {
 enum Engine {
     Cpu { pool: Arc<Pool>, threads: rayon::ThreadPool, token_capacity: AtomicUsize },
     Gpu(OnGpu),
-}
-
-/// The device of a context and the kernels for its dtype.
-pub struct OnGpu {
-    gpu: Arc<Gpu>,
-    suffix: &'static str,
-}
-
-impl std::ops::Deref for OnGpu {
-    type Target = Arc<Gpu>;
-    fn deref(&self) -> &Arc<Gpu> {
-        &self.gpu
-    }
-}
-
-impl OnGpu {
-    /// Launches the kernel for this context's dtype with a thread for each of `elements`.
-    ///
-    /// # Safety
-    /// `args` must be the kernel's parameters in number, order and type, and its pointers must cover all that it touches.
-    ///
-    /// # Errors
-    /// When the launch fails.
-    pub(crate) unsafe fn each(&self, kernel: &str, elements: usize, args: &[Arg]) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.gpu.launch_each(&format!("{kernel}_{}", self.suffix), elements, args) }
-    }
-
-    /// As [`Self::each`], with a block of 256 threads for each of `rows`.
-    ///
-    /// # Safety
-    /// As [`Self::each`].
-    ///
-    /// # Errors
-    /// When the launch fails.
-    pub(crate) unsafe fn by_row(&self, kernel: &str, rows: usize, args: &[Arg]) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.gpu.launch(&format!("{kernel}_{}", self.suffix), rows, gpu::BLOCK, args) }
-    }
 }
 
 impl Cx {
@@ -88,6 +51,7 @@ impl Cx {
         Ok(Self {
             engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity },
             compute,
+            products: compute,
             bf16_products,
             poison: AtomicBool::new(false),
         })
@@ -98,19 +62,46 @@ impl Cx {
     /// # Errors
     /// When there are no kernels for the dtype.
     pub fn on_gpu(compute: DType, gpu: Arc<Gpu>) -> Result<Self> {
-        let suffix = gpu::suffix(compute)?;
-        let engine = Engine::Gpu(OnGpu { gpu, suffix });
-        Ok(Self { engine, compute, bf16_products: false, poison: AtomicBool::new(false) })
+        gpu::suffix(compute)?;
+        let engine = Engine::Gpu(OnGpu { gpu, compute });
+        let poison = AtomicBool::new(false);
+        Ok(Self { engine, compute, products: compute, bf16_products: false, poison })
     }
 
-    /// The dtype of weights and activations.
+    /// Mixed precision: an f32 context whose products take their operands in `products`: bf16, on a device also f16.
+    ///
+    /// # Errors
+    /// When the context does not compute in f32 or has no such products.
+    pub fn with_products(self, products: DType) -> Result<Self> {
+        let bf16_products = match (&self.engine, products) {
+            _ if self.compute != DType::F32 => {
+                bail!("values are mixed with narrower products in f32, not in {:?}", self.compute)
+            }
+            (Engine::Cpu { .. }, DType::BF16) => bf16_gemm::available()?,
+            (Engine::Gpu(_), DType::BF16 | DType::F16) => false,
+            _ => bail!("no products in {products:?} here"),
+        };
+        Ok(Self { products, bf16_products, ..self })
+    }
+
+    /// The dtype of values between ops.
     pub fn compute(&self) -> DType {
         self.compute
+    }
+
+    /// The dtype of products' operands: weights, and what they are multiplied with.
+    pub fn products(&self) -> DType {
+        self.products
     }
 
     /// Whether frozen bf16 weights are multiplied in bf16 on the CPU.
     pub fn has_bf16_products(&self) -> bool {
         self.bf16_products
+    }
+
+    /// Whether values between ops are bf16 and the CPU has instructions for rows of them.
+    pub fn has_bf16_rows(&self) -> bool {
+        self.bf16_products && self.compute == DType::BF16
     }
 
     /// The device, if this context is on one.
@@ -198,7 +189,12 @@ impl Cx {
         self.alloc_as(DType::F32, shape, Some(rows))
     }
 
-    fn alloc_as(&self, dtype: DType, shape: &[usize], rows: Option<usize>) -> Result<Buf> {
+    pub(super) fn alloc_as(
+        &self,
+        dtype: DType,
+        shape: &[usize],
+        rows: Option<usize>,
+    ) -> Result<Buf> {
         let poison = self.poison.load(Ordering::Relaxed);
         if let Some(on) = self.gpu() {
             let (len, _) = sizes(shape, 0)?;
@@ -253,64 +249,21 @@ impl Cx {
             bail!("{} values do not fill shape {shape:?}", values.len());
         }
         match self.gpu() {
-            Some(_) => buf.memory()?.write(0, &self.narrow(values))?,
+            Some(_) => buf.memory()?.write(0, &bytes(values, self.compute))?,
             None if self.compute == DType::BF16 => simd::narrow(values, buf.bf16_mut()?),
             None => buf.f32_mut()?.copy_from_slice(values),
         }
         Ok(buf)
     }
-
-    /// f32 values as the bytes of this context's dtype.
-    pub(crate) fn narrow(&self, values: &[f32]) -> Vec<u8> {
-        let cast = |v: Vec<u16>| bytemuck::cast_slice(&v).to_vec();
-        match self.compute {
-            DType::BF16 => cast(values.iter().map(|v| bf16::from_f32(*v).to_bits()).collect()),
-            DType::F16 => cast(values.iter().map(|v| f16::from_f32(*v).to_bits()).collect()),
-            _ => bytemuck::cast_slice(values).to_vec(),
-        }
-    }
-
-    /// The values of a CPU buffer in f32: as they lie there, or widened into a buffer of their own.
-    ///
-    /// # Errors
-    /// When `x` is on a device or there is no memory left.
-    pub(super) fn wide<'a>(&self, x: &'a Buf) -> Result<Wide<'a>> {
-        if x.dtype() == DType::F32 {
-            return Ok(Wide::Kept(x));
-        }
-        let mut out = self.alloc_f32(x.shape())?;
-        let pairs = out.f32_mut()?.par_chunks_mut(1 << 14).zip(x.bf16()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| simd::widen(i, o));
-        Ok(Wide::Own(out))
-    }
-
-    /// An f32 buffer on the CPU in the compute dtype: itself, or rounded into a buffer of its own.
-    ///
-    /// # Errors
-    /// When `x` is no f32 buffer or there is no memory left.
-    pub(super) fn stored(&self, x: Buf) -> Result<Buf> {
-        if self.compute == DType::F32 {
-            return Ok(x);
-        }
-        let mut out = self.alloc_rows(x.shape(), x.room())?;
-        let pairs = out.bf16_mut()?.par_chunks_mut(1 << 14).zip(x.f32()?.par_chunks(1 << 14));
-        pairs.for_each(|(o, i)| simd::narrow(i, o));
-        Ok(out)
-    }
 }
 
-/// A CPU buffer's values in f32.
-pub(super) enum Wide<'a> {
-    Kept(&'a Buf),
-    Own(Buf),
-}
-
-impl Wide<'_> {
-    pub(super) fn f32(&self) -> Result<&[f32]> {
-        match self {
-            Self::Kept(x) => x.f32(),
-            Self::Own(x) => x.f32(),
-        }
+/// f32 values as the bytes of a dtype.
+pub(super) fn bytes(values: &[f32], dtype: DType) -> Vec<u8> {
+    let cast = |v: Vec<u16>| bytemuck::cast_slice(&v).to_vec();
+    match dtype {
+        DType::BF16 => cast(values.iter().map(|v| bf16::from_f32(*v).to_bits()).collect()),
+        DType::F16 => cast(values.iter().map(|v| f16::from_f32(*v).to_bits()).collect()),
+        _ => bytemuck::cast_slice(values).to_vec(),
     }
 }
 

@@ -40,13 +40,8 @@ impl Mask<'_> {
     }
 
     fn rows(&self, cx: &Cx, x: &Buf, out: &mut Buf, add: bool) -> Result<()> {
-        if self.tokens.len() != x.rows() || x.shape() != out.shape() {
-            bail!(
-                "dropout: x {:?}, out {:?}, {} tokens",
-                x.shape(),
-                out.shape(),
-                self.tokens.len()
-            );
+        if self.tokens.len() != x.rows() || x.shape() != out.shape() || x.dtype() != out.dtype() {
+            bail!("dropout: x {x:?}, out {out:?}, {} tokens", self.tokens.len());
         }
         let (n, cols) = (x.rows(), x.cols().max(1));
         if let Some(gpu) = cx.gpu() {
@@ -64,7 +59,7 @@ impl Mask<'_> {
             ];
             // SAFETY: dropout(T *out, const T *x, const u32 *origins, u64 n, int c, float p, u32 key0, u32 key1, u32 step,
             // int add), a thread for each four channels of a row.
-            return unsafe { gpu.each("dropout", n * cols.div_ceil(4), &args) };
+            return unsafe { gpu.each_of(x.dtype(), "dropout", n * cols.div_ceil(4), &args) };
         }
         by_type!(x.dtype(), on_cpu(self, x, out, add))
     }
@@ -87,7 +82,7 @@ fn on_cpu<T: Value>(mask: &Mask<'_>, x: &Buf, out: &mut Buf, add: bool) -> Resul
 /// # Errors
 /// When the mask is for another number of tokens.
 pub fn apply(cx: &Cx, x: &Buf, mask: &Mask<'_>) -> Result<Buf> {
-    let mut out = cx.alloc(x.shape())?;
+    let mut out = cx.alloc_as(x.dtype(), x.shape(), None)?;
     mask.rows(cx, x, &mut out, false)?;
     Ok(out)
 }

@@ -5,7 +5,7 @@
 use super::value::{Value, by_type};
 use super::{Buf, Cx, Mirror, Weight};
 use crate::gpu::Arg;
-use candle_core::{Result, bail};
+use candle_core::{DType, Result, bail};
 
 /// The rows of `table` that `ids` name.
 ///
@@ -19,9 +19,19 @@ pub fn forward(cx: &Cx, table: &Weight, ids: &Mirror<'_, u32>) -> Result<Buf> {
     let mut y = cx.alloc(&[n, c])?;
     if let Some(gpu) = cx.gpu() {
         let rows = table.on_gpu(cx)?;
-        let args = [y.arg()?, rows.arg()?, ids.arg()?, Arg::U64(n as u64), Arg::I32(c as i32)];
-        // SAFETY: gather(T *y, const T *table, const u32 *ids, u64 n, int c); every id lies inside the table (checked).
-        unsafe { gpu.each("gather", n * c, &args) }?;
+        let (rows, dtype) = rows.arg()?;
+        let args = [y.arg()?, rows, ids.arg()?, Arg::U64(n as u64), Arg::I32(c as i32)];
+        // SAFETY: gather(T *y, const T *table, const u32 *ids, u64 n, int c), gather_wide with float *y; every id lies inside the
+        // table (checked).
+        unsafe {
+            if dtype == y.dtype() {
+                gpu.each("gather", n * c, &args)?;
+            } else if y.dtype() == DType::F32 {
+                gpu.each_of(dtype, "gather_wide", n * c, &args)?;
+            } else {
+                bail!("embedding: a table of {dtype:?} for {y:?}");
+            }
+        }
         return Ok(y);
     }
     by_type!(y.dtype(), on_cpu(table, ids, &mut y))?;

@@ -10,7 +10,7 @@
 use super::avx512;
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::linear::Even;
-use super::value::Value;
+use super::value::{Value, by_type};
 use super::{Buf, Cx, Weight, simd};
 use candle_core::{Result, bail};
 use half::bf16;
@@ -66,7 +66,7 @@ pub fn forward_backward(
     let x = Even::new(cx, h)?;
     let room = cx.room(n, ROWS);
     let mut z = cx.alloc_f32_rows(&[n, width], room)?;
-    let mut p = cx.alloc_rows(&[n, width], room)?;
+    let mut p = cx.alloc_operand_rows(&[n, width], room)?;
     let mut d = cx.alloc_f32_rows(&[n, c], room)?;
     d.f32_mut()?.fill(0.0);
     let mut running = vec![Running { top: f32::NEG_INFINITY, sum: 0.0, target: 0.0 }; n];
@@ -97,20 +97,37 @@ pub fn forward_backward(
     }
     let Some(coefficients) = coefficients else { return Ok(None) };
     let mut dh = cx.alloc_rows(&[n, c], room)?;
-    let rows = dh.bf16_mut()?.par_chunks_mut(c).zip(d.f32()?.par_chunks(c)).zip(&running);
-    rows.zip(targets).zip(coefficients).for_each(|((((dh, d), r), &t), &coefficient)| {
-        let target = &values[t as usize * c..][..c];
+    let end = End { d: d.f32()?, running: &running, targets, coefficients, values };
+    by_type!(dh.dtype(), gradient(&end, &mut dh))?;
+    Ok(Some(dh))
+}
+
+/// What is there after the last part of the vocabulary.
+struct End<'a> {
+    d: &'a [f32],
+    running: &'a [Running],
+    targets: &'a [u32],
+    coefficients: &'a [f32],
+    values: &'a [bf16],
+}
+
+fn gradient<T: Value>(end: &End<'_>, dh: &mut Buf) -> Result<()> {
+    let c = dh.cols();
+    let rows = T::of_mut(dh)?.par_chunks_mut(c).zip(end.d.par_chunks(c)).zip(end.running);
+    let rows = rows.zip(end.targets).zip(end.coefficients);
+    rows.for_each(|((((dh, d), r), &t), &coefficient)| {
+        let target = &end.values[t as usize * c..][..c];
         let (scale, sum) = (coefficient, 1.0 / r.sum);
         simd::vectorized(
             #[inline(always)]
             || {
                 for ((dh, d), w) in dh.iter_mut().zip(d).zip(target) {
-                    *dh = bf16::near(scale * (d * sum - w.wide()));
+                    *dh = T::near(scale * (d * sum - w.wide()));
                 }
             },
         );
     });
-    Ok(Some(dh))
+    Ok(())
 }
 
 /// Takes a part of a row's logits in: p = exp(z − m'), and what was summed so far is brought to the new maximum.

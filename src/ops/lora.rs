@@ -1,8 +1,8 @@
 //! The inner side of a LoRA adapter, y += s·u·Bᵀ with u = drop(x)·Aᵀ. What is as wide as the layer, s·u·Bᵀ and drop(du·A), is
 //! part of the layer's own products ([`super::linear`]).
 //!
-//! x: (N, in), A: (R, in), B: (out, R), u, du: (N, R), y: (N, out), in the compute dtype (A and B rounded to it where products run
-//! in it) with gradients in f32. Backward: du = s·dy·B, dB += s·dyᵀ·u, dA += duᵀ·drop(x).
+//! x: (N, in), A: (R, in), B: (out, R), u, du: (N, R), y: (N, out); u and du are operands of products, as what they are made of
+//! ([`super::operand`]), gradients are f32. Backward: du = s·dy·B, dB += s·dyᵀ·u, dA += duᵀ·drop(x).
 //!
 //! Hu et al. 2021, arXiv:2106.09685 · PEFT 0.21 `tuners/lora/layer.py`
 
@@ -77,7 +77,7 @@ pub fn forward(cx: &Cx, x: &Buf, adapters: &[(Factors<'_>, Option<&Mask>)]) -> R
             .map(|(f, _)| x.term(Source::rows(Stored::F32(f.a.host()?, 1.0), f.r, k)).map(|t| [t]))
             .collect::<Result<Vec<_>>>()?;
         for (f, _) in adapters {
-            us.push(cx.alloc(&[n, f.r])?);
+            us.push(cx.alloc_operand(&[n, f.r])?);
         }
         into_bf16(cx, &mut us, &terms)?;
         return Ok(us);
@@ -97,14 +97,15 @@ pub fn forward(cx: &Cx, x: &Buf, adapters: &[(Factors<'_>, Option<&Mask>)]) -> R
 fn reduce(cx: &Cx, x: &Buf, f: Factors<'_>) -> Result<Buf> {
     let (n, k) = (x.rows(), x.cols());
     if let Some(gpu) = cx.gpu() {
-        let u = cx.alloc(&[n, f.r])?;
+        let (u, x) = (cx.alloc_operand(&[n, f.r])?, cx.operand(x)?);
         gpu.product(u.matrix()?, Add::Overwrite, 1.0, x.matrix()?, f.a.matrix(f.r, k)?.t())?;
         return Ok(u);
     }
-    let (mut u, x) = (cx.alloc_f32(&[n, f.r])?, cx.wide(x)?);
-    let (a, xv) = (View::new(f.a.host()?, f.r, k), View::new(x.f32()?, n, k));
+    let (mut u, x) = (cx.alloc_f32(&[n, f.r])?, cx.wide_operand(x)?);
+    let (a, _) = cx.factor(f.a, [f.r, k], 1.0)?;
+    let (a, xv) = (View::new(a.f32()?, f.r, k), View::new(x.f32()?, n, k));
     matmul(ViewMut::new(u.f32_mut()?, n, f.r), Into::Overwrite, 1.0, xv, a.t());
-    cx.stored(u)
+    cx.into_operand(u)
 }
 
 /// Products of one term each into narrow bf16 buffers, all at once.
@@ -134,7 +135,7 @@ pub fn backward(cx: &Cx, outputs: &[(&Buf, Factors<'_>)]) -> Result<Vec<Buf>> {
         }
         let mut dus = Vec::with_capacity(outputs.len());
         for (dy, f) in outputs {
-            dus.push(cx.alloc(&[dy.rows(), f.r])?);
+            dus.push(cx.alloc_operand(&[dy.rows(), f.r])?);
         }
         into_bf16(cx, &mut dus, &terms)?;
         return Ok(dus);
@@ -146,14 +147,16 @@ pub fn backward(cx: &Cx, outputs: &[(&Buf, Factors<'_>)]) -> Result<Vec<Buf>> {
 fn expand_back(cx: &Cx, dy: &Buf, f: Factors<'_>) -> Result<Buf> {
     let (n, out) = (dy.rows(), dy.cols());
     if let Some(gpu) = cx.gpu() {
-        let (du, b) = (cx.alloc(&[n, f.r])?, f.b.matrix(out, f.r)?);
+        let (du, dy) = (cx.alloc_operand(&[n, f.r])?, cx.operand(dy)?);
+        let b = f.b.matrix(out, f.r)?;
         gpu.product(du.matrix()?, Add::Overwrite, f.scale, dy.matrix()?, b)?;
         return Ok(du);
     }
-    let (mut du, dy) = (cx.alloc_f32(&[n, f.r])?, cx.wide(dy)?);
-    let (dyv, b) = (View::new(dy.f32()?, n, out), View::new(f.b.host()?, out, f.r));
-    matmul(ViewMut::new(du.f32_mut()?, n, f.r), Into::Overwrite, f.scale, dyv, b);
-    cx.stored(du)
+    let (mut du, dy) = (cx.alloc_f32(&[n, f.r])?, cx.wide_operand(dy)?);
+    let (b, scale) = cx.factor(f.b, [out, f.r], f.scale)?;
+    let (dyv, b) = (View::new(dy.f32()?, n, out), View::new(b.f32()?, out, f.r));
+    matmul(ViewMut::new(du.f32_mut()?, n, f.r), Into::Overwrite, scale, dyv, b);
+    cx.into_operand(du)
 }
 
 /// What the gradients of A and B are made of.
@@ -210,7 +213,8 @@ fn wide(cx: &Cx, seen: Seen<'_>, gradients: Gradients<'_>) -> Result<()> {
     let (n, r, k, out) = (x.rows(), u.cols(), x.cols(), dy.cols());
     match gradients {
         Gradients::Host(da, db) => {
-            let (x, u, du, dy) = (cx.wide(x)?, cx.wide(u)?, cx.wide(du)?, cx.wide(dy)?);
+            let [x, u, du, dy] = [x, u, du, dy].map(|x| cx.wide_operand(x));
+            let (x, u, du, dy) = (x?, u?, du?, dy?);
             let (dyv, uv) = (View::new(dy.f32()?, n, out), View::new(u.f32()?, n, r));
             matmul(ViewMut::new(db, out, r), Into::Add, scale, dyv.t(), uv);
             let (duv, xv) = (View::new(du.f32()?, n, r), View::new(x.f32()?, n, k));
@@ -219,6 +223,8 @@ fn wide(cx: &Cx, seen: Seen<'_>, gradients: Gradients<'_>) -> Result<()> {
         }
         Gradients::Device(memory, [da, db]) => {
             let Some(gpu) = cx.gpu() else { bail!("gradients are on a device, the input is not") };
+            let [x, u, du, dy] = [x, u, du, dy].map(|x| cx.operand(x));
+            let (x, u, du, dy) = (x?, u?, du?, dy?);
             let db = Matrix::new(memory, db, DType::F32, out, r)?;
             gpu.product(db, Add::Accumulate, scale, dy.matrix()?.t(), u.matrix()?)?;
             let da = Matrix::new(memory, da, DType::F32, r, k)?;
@@ -229,19 +235,20 @@ fn wide(cx: &Cx, seen: Seen<'_>, gradients: Gradients<'_>) -> Result<()> {
 
 /// Sums over tokens: the transposed small factor against the wide activations, as they lie.
 fn in_bf16(cx: &Cx, adapters: Vec<(Seen<'_>, Gradients<'_>)>) -> Result<()> {
-    let mut small = Vec::with_capacity(2 * adapters.len());
+    let (mut small, mut wide) = (Vec::new(), Vec::new());
     for (seen, _) in &adapters {
         seen.check()?;
         small.push([transposed(cx, seen.u)?, transposed(cx, seen.du)?]);
+        wide.push([cx.operand(seen.dy)?, cx.operand(seen.x)?]);
     }
-    let terms = adapters
+    let terms = small
         .iter()
-        .zip(&small)
-        .map(|((seen, _), [ut, dut])| {
-            let n = seen.x.rows();
+        .zip(&wide)
+        .map(|([ut, dut], [dy, x])| {
+            let n = x.rows();
             let stride = n.next_multiple_of(2);
-            let dy = Source::columns(Stored::Bf16(seen.dy.bf16()?), n, seen.dy.cols());
-            let x = Source::columns(Stored::Bf16(seen.x.bf16()?), n, seen.x.cols());
+            let dy = Source::columns(Stored::Bf16(dy.bf16()?), n, dy.cols());
+            let x = Source::columns(Stored::Bf16(x.bf16()?), n, x.cols());
             let dy = [Term { x: ut.bf16()?, stride, source: dy }];
             Ok([dy, [Term { x: dut.bf16()?, stride, source: x }]])
         })
@@ -259,9 +266,9 @@ fn in_bf16(cx: &Cx, adapters: Vec<(Seen<'_>, Gradients<'_>)>) -> Result<()> {
 
 /// uᵀ (R, N) in rows of an even length.
 fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
-    let (n, r) = (u.rows(), u.cols());
+    let (n, r, u) = (u.rows(), u.cols(), cx.operand(u)?);
     let stride = n.next_multiple_of(2);
-    let mut out = cx.alloc(&[stride, r])?; // (R, stride) in truth: rows count tokens for the pool
+    let mut out = cx.alloc_operand(&[stride, r])?; // (R, stride) in truth: rows count tokens for the pool
     let (to, from) = (out.bf16_mut()?, u.bf16()?);
     for (j, to) in to.chunks_mut(stride).enumerate() {
         to[n..].fill(bf16::ZERO);

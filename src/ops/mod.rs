@@ -2,7 +2,7 @@
 //!
 //! An op takes the context [`Cx`] and owned buffers ([`Buf`]). Backward passes *add* into their `dx` (beta = 1), so that a value
 //! used twice needs no extra pass. Values between ops are stored in the compute dtype ([`value::Value`] on the CPU); every op
-//! sums in f32 and rounds when it stores.
+//! sums in f32 and rounds when it stores. Products take their operands in a dtype of their own ([`operand`]).
 //!
 //! On a CUDA device the same functions launch the kernels of `src/kernels`.
 //!
@@ -24,6 +24,8 @@ pub mod linear;
 pub mod lora;
 pub mod matmul;
 pub mod mirror;
+pub mod on_gpu;
+pub mod operand;
 pub mod philox;
 pub mod pool;
 pub mod rms_norm;

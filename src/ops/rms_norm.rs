@@ -28,9 +28,9 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
         return Ok((y, r));
     }
     #[cfg(target_arch = "x86_64")]
-    if cx.has_bf16_products() {
+    if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32_mut()?).zip(x.bf16()?.par_chunks(c));
-        // SAFETY: a context has bf16 products only where the processor has the instructions.
+        // SAFETY: a context has rows of bf16 only where the processor has the instructions.
         rows.with_min_len(8).for_each(|((y, r), x)| unsafe {
             *r = 1.0 / (avx512::rms_norm::squares(x) / c as f32 + eps).sqrt();
             avx512::rms_norm::scale(y, x, g, *r);
@@ -72,7 +72,7 @@ pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
         return Ok(y);
     }
     #[cfg(target_arch = "x86_64")]
-    if cx.has_bf16_products() {
+    if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32()?).zip(x.bf16()?.par_chunks(c));
         // SAFETY: as above.
         rows.with_min_len(8)
@@ -117,7 +117,7 @@ pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -
         return unsafe { gpu.by_row("rms_norm_backward", x.rows(), &args) };
     }
     #[cfg(target_arch = "x86_64")]
-    if cx.has_bf16_products() {
+    if cx.has_bf16_rows() {
         let rows = dx.bf16_mut()?.par_chunks_mut(c).zip(dy.bf16()?.par_chunks(c));
         let rows = rows.zip(x.bf16()?.par_chunks(c)).zip(r.f32()?);
         // SAFETY: as above.

@@ -35,6 +35,18 @@ pub fn narrow(from: &[f32], to: &mut [bf16]) {
     );
 }
 
+/// Multiplies by `scale` and rounds to values of bf16.
+pub fn round(from: &[f32], scale: f32, to: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || {
+            to.iter_mut().zip(from).for_each(|(to, from)| {
+                *to = f32::from_bits(u32::from(narrow_bits(scale * *from)) << 16);
+            });
+        },
+    );
+}
+
 /// Widens from bf16.
 pub fn widen(from: &[bf16], to: &mut [f32]) {
     vectorized(

@@ -29,10 +29,10 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
         return Ok(h);
     }
     #[cfg(target_arch = "x86_64")]
-    if cx.has_bf16_products() {
+    if cx.has_bf16_rows() {
         let chunks = h.bf16_mut()?.par_chunks_mut(CHUNK).zip(a.bf16()?.par_chunks(CHUNK));
         chunks.zip(b.bf16()?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
-            // SAFETY: a context has bf16 products only where the processor has the instructions.
+            // SAFETY: a context has rows of bf16 only where the processor has the instructions.
             unsafe { avx512::swiglu::forward(h, a, b) };
         });
         return Ok(h);
@@ -71,7 +71,7 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
         return unsafe { gpu.each("swiglu_backward", n, &args) };
     }
     #[cfg(target_arch = "x86_64")]
-    if cx.has_bf16_products() {
+    if cx.has_bf16_rows() {
         let chunks = a.bf16_mut()?.par_chunks_mut(CHUNK).zip(b.bf16_mut()?.par_chunks_mut(CHUNK));
         chunks.zip(dh.bf16_mut()?.par_chunks_mut(CHUNK)).for_each(|((a, b), dh)| {
             // SAFETY: as above.

@@ -1,11 +1,12 @@
 //! A frozen weight as it lies in memory: dense f32, bf16 or f16 (memory-mapped or owned), or packed NF4.
 //!
 //! A product never needs the whole matrix in f32: [`Weight::for_row_blocks`] hands out blocks of rows, borrowed where they are
-//! f32 already and widened or dequantised into a reused scratch buffer otherwise.
+//! f32 already and widened or dequantised into a reused scratch buffer otherwise. A product multiplies the values that are stored: what
+//! loads a weight rounds it to the products' dtype.
 
 use super::Buf;
 use super::bf16_gemm::Stored;
-use super::cx::Cx;
+use super::cx::{self, Cx};
 use crate::gpu::{Arg, Matrix, Memory, NULL};
 use crate::quant::dynamic_map::dynamic_map;
 use crate::quant::nf4::{Absmax, Nf4};
@@ -23,7 +24,7 @@ const BLOCK: usize = 1 << 19;
 enum Data {
     Dense(Bytes, DType),
     Nf4(Nf4, DType),
-    /// On a device, in the compute dtype.
+    /// On a device: in the products' dtype, a table that is only looked up maybe in another.
     DeviceDense(Buf),
     DeviceNf4(DeviceNf4),
 }
@@ -36,6 +37,8 @@ struct DeviceNf4 {
     /// Codes of nested scales and the map that they index.
     nested: Option<(Memory, Memory)>,
     offset: f32,
+    /// Of the dequantised values.
+    dtype: DType,
 }
 
 /// A weight's values on a device: as they lie there, or dequantised into scratch for one use.
@@ -57,9 +60,9 @@ impl DeviceValues<'_> {
         self.buf().matrix()
     }
 
-    /// As the argument of a kernel.
-    pub(super) fn arg(&self) -> Result<Arg> {
-        self.buf().arg()
+    /// As the argument of a kernel, and the dtype.
+    pub(super) fn arg(&self) -> Result<(Arg, DType)> {
+        Ok((self.buf().arg()?, self.buf().dtype()))
     }
 }
 
@@ -112,7 +115,7 @@ impl Weight {
         Self::dense(Arc::new(Owned(values)), DType::BF16, rows, cols)
     }
 
-    /// A packed NF4 matrix whose dequantised values are rounded to `compute`.
+    /// A packed NF4 matrix whose dequantised values are rounded to `compute`, the dtype of products.
     ///
     /// # Errors
     /// When the number of elements is wrong.
@@ -123,11 +126,33 @@ impl Weight {
         Ok(Self { rows, cols, data: Data::Nf4(packed, compute) })
     }
 
-    /// The same weight where `cx` computes: itself on the CPU, a copy in the compute dtype (or packed) on a device.
+    /// The same weight where `cx` computes: itself on the CPU, a copy in the products' dtype (or packed) on a device.
     ///
     /// # Errors
     /// When there is no memory left or a copy fails.
     pub fn to_device(self, cx: &Cx) -> Result<Self> {
+        self.placed(cx, cx.products())
+    }
+
+    /// As [`Self::to_device`], of a table whose rows are looked up: not rounded in mixed precision.
+    ///
+    /// # Errors
+    /// As [`Self::to_device`].
+    pub fn table_to_device(self, cx: &Cx) -> Result<Self> {
+        let dtype = if self.dtype() == cx.products() { cx.products() } else { cx.compute() };
+        self.placed(cx, dtype)
+    }
+
+    /// The dtype of the values that it stands for.
+    pub fn dtype(&self) -> DType {
+        match &self.data {
+            Data::Dense(_, dtype) | Data::Nf4(_, dtype) => *dtype,
+            Data::DeviceDense(buf) => buf.dtype(),
+            Data::DeviceNf4(q) => q.dtype,
+        }
+    }
+
+    fn placed(self, cx: &Cx, dtype: DType) -> Result<Self> {
         let Some(gpu) = cx.gpu() else { return Ok(self) };
         let (rows, cols) = (self.rows, self.cols);
         let data = match &self.data {
@@ -141,16 +166,16 @@ impl Weight {
                     }
                 };
                 let packed = Memory::upload(gpu, &q.packed)?;
-                Data::DeviceNf4(DeviceNf4 { packed, absmax, nested, offset })
+                Data::DeviceNf4(DeviceNf4 { packed, absmax, nested, offset, dtype })
             }
             Data::Dense(..) => {
-                let on_device = cx.alloc(&[rows, cols])?;
+                let on_device = cx.alloc_as(dtype, &[rows, cols], None)?;
                 let block = (BLOCK / cols.max(1)).max(1);
-                let size = cx.compute().size_in_bytes();
+                let size = dtype.size_in_bytes();
                 for r0 in (0..rows).step_by(block) {
                     let mut values = vec![0.0; ((r0 + block).min(rows) - r0) * cols];
                     self.read_rows(r0, (r0 + block).min(rows), &mut values)?;
-                    on_device.memory()?.write(r0 * cols * size, &cx.narrow(&values))?;
+                    on_device.memory()?.write(r0 * cols * size, &cx::bytes(&values, dtype))?;
                 }
                 Data::DeviceDense(on_device)
             }
@@ -166,7 +191,7 @@ impl Weight {
             (Data::DeviceNf4(q), Some(gpu)) => (q, gpu),
             _ => bail!("{self:?} is not on the device"),
         };
-        let out = cx.alloc(&[self.rows, self.cols])?;
+        let out = cx.alloc_as(q.dtype, &[self.rows, self.cols], None)?;
         let (codes, map) =
             q.nested.as_ref().map_or((NULL, NULL), |(codes, map)| (codes.into(), map.into()));
         let args = [
@@ -180,7 +205,7 @@ impl Weight {
         ];
         // SAFETY: nf4_dequantize(T *out, const u8 *packed, const float *absmax, const u8 *codes, const float *map,
         // float offset, u64 n), a thread for each eight of n elements; quantising made the parts for n elements.
-        unsafe { gpu.each("nf4_dequantize", out.len().div_ceil(8), &args) }?;
+        unsafe { gpu.each_of(q.dtype, "nf4_dequantize", out.len().div_ceil(8), &args) }?;
         Ok(DeviceValues::Scratch(out))
     }
 

@@ -115,7 +115,7 @@ impl AdamW {
                 ];
                 // SAFETY: adamw(float *p, T *copy, const float *g, float *m, float *v, u64 n, float scale, float step_size,
                 // float root2, float decay, float c1, float c2, float b2, float eps, float l2), all arrays of n elements.
-                return unsafe { gpu.each("adamw", n, &args) };
+                return unsafe { gpu.each_of(cx.products(), "adamw", n, &args) };
             }
         };
         let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));

@@ -338,5 +338,5 @@ fn on_device(cx: &Cx, arena: &Arena, states: &Device, n: &Numbers) -> Result<()>
     // float *m32, float *v32, const float *maps, float scale, float step_size, float root2, float decay, float b1, float c1,
     // float b2, float c2, float eps), p, copy and g of 256 elements for each block, place of one, the states as place counts
     // them, maps of 512.
-    unsafe { gpu.by_row("adamw8bit", blocks, &args) }
+    unsafe { gpu.by_row_of(cx.products(), "adamw8bit", blocks, &args) }
 }

@@ -37,7 +37,7 @@ impl Slice {
 /// The arrays on a device.
 pub(super) struct OnDevice {
     pub(super) params: Buf,
-    /// The parameters in the compute dtype, where that is not f32.
+    /// The parameters as operands of products, where these are not f32.
     pub(super) copy: Option<Buf>,
     pub(super) grads: Buf,
 }
@@ -80,10 +80,10 @@ impl Arena {
         let shape = [self.params.len().max(1)];
         let params = cx.alloc_f32(&shape)?;
         params.memory()?.write(0, bytemuck::cast_slice(&self.params))?;
-        let copy = match cx.compute() {
+        let copy = match cx.products() {
             DType::F32 => None,
             _ if self.params.is_empty() => None,
-            _ => Some(cx.from_slice(&self.params, &shape)?),
+            _ => Some(cx.device_operand(&self.params, &shape)?),
         };
         let grads = cx.alloc_f32(&shape)?;
         grads.memory()?.fill(0)?;

@@ -94,7 +94,7 @@ impl Sgd {
             ];
             // SAFETY: sgd(float *p, T *copy, const float *g, float *buffer, u64 n, float scale, float lr, float l2, float momentum,
             // float fresh, int nesterov), all arrays of n elements, copy and buffer or null.
-            return unsafe { gpu.each("sgd", n, &args) };
+            return unsafe { gpu.each_of(cx.products(), "sgd", n, &args) };
         }
         let values = arena.params.par_chunks_mut(PIECE).zip(arena.grads.par_chunks(PIECE));
         let Buffer::Host(buffer) = &mut self.buffer else {

@@ -144,7 +144,7 @@ template <class... A> Launch launcher(void (*kernel)(A...)) { return launcher(ke
 #define EACH(name) {#name "_f32", launcher(name##_f32)}, {#name "_bf16", launcher(name##_bf16)}, {#name "_f16", launcher(name##_f16)},
 const std::map<std::string, Launch> kernels = {
     {"sum_of_squares", launcher(sum_of_squares)},
-    EACH(gather) EACH(scatter) EACH(add) EACH(add_bias) EACH(rms_norm_forward) EACH(rms_norm_recompute) EACH(rms_norm_backward)
+    EACH(gather) EACH(gather_wide) EACH(operand) EACH(scatter) EACH(add) EACH(add_bias) EACH(rms_norm_forward) EACH(rms_norm_recompute) EACH(rms_norm_backward)
     EACH(rope) EACH(swiglu_forward) EACH(swiglu_backward) EACH(attention_forward) EACH(attention_delta) EACH(attention_backward_q)
     EACH(attention_backward_kv) EACH(cross_entropy) EACH(dropout) EACH(nf4_dequantize) EACH(adamw)
     EACH(adamw8bit) EACH(sgd)};

@@ -2,7 +2,7 @@
 
 use super::{Heads, Saved, Sight};
 use crate::gpu::Arg;
-use crate::ops::cx::OnGpu;
+use crate::ops::on_gpu::OnGpu;
 use crate::ops::{Buf, Cx};
 use candle_core::Result;
 

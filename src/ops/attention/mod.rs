@@ -158,7 +158,7 @@ pub fn forward(
     match cx.gpu() {
         Some(gpu) => gpu::forward(cx, gpu, [q, k, v], sight, heads),
         #[cfg(target_arch = "x86_64")]
-        None if cx.has_bf16_products() && bf16::applies(heads) => {
+        None if cx.has_bf16_rows() && bf16::applies(heads) => {
             let (mut o, mut lse) = (cx.alloc(q.shape())?, cx.alloc_f32(&[q.rows(), heads.heads])?);
             let (out, lse_out) = (o.bf16_mut()?, lse.f32_mut()?);
             bf16::forward(q.bf16()?, k.bf16()?, v.bf16()?, sight.spans, heads, out, lse_out);
@@ -201,7 +201,7 @@ pub fn backward(
     match cx.gpu() {
         Some(gpu) => gpu::backward(cx, gpu, saved, dout, sight, heads),
         #[cfg(target_arch = "x86_64")]
-        None if cx.has_bf16_products() && bf16::applies(heads) => {
+        None if cx.has_bf16_rows() && bf16::applies(heads) => {
             let (mut dq, mut dk) = (cx.alloc(q.shape())?, cx.alloc(k.shape())?);
             let mut dv = cx.alloc(v.shape())?;
             bf16::backward(

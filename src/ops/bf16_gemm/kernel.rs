@@ -241,16 +241,25 @@ mod x86 {
                 *mask = ((1u32 << t.width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
             }
             match t.sink {
-                Sink::F32 { c, add, scale } => {
+                Sink::F32 { c, add, scale, bias, residual } => {
                     let scale = _mm512_set1_ps(*scale);
                     for r in 0..R {
                         for v in 0..V {
-                            let at = (row + r) * t.columns + t.first_column + v * 16;
+                            let column = t.first_column + v * 16;
+                            let i = (row + r) * t.columns + column;
                             // Beyond the array where no column of this vector is stored.
-                            let at = c.base().wrapping_add(at);
+                            let at = c.base().wrapping_add(i);
                             let before = if *add { masks[v] } else { 0 };
                             let before = _mm512_maskz_loadu_ps(before, at);
-                            let sum = _mm512_fmadd_ps(sums[r][v], scale, before);
+                            let mut sum = _mm512_fmadd_ps(sums[r][v], scale, before);
+                            if let Some(bias) = bias {
+                                let bias = bias.as_ptr().wrapping_add(column);
+                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], bias));
+                            }
+                            if let Some(x) = residual {
+                                let x = x.as_ptr().wrapping_add(i);
+                                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], x));
+                            }
                             _mm512_mask_storeu_ps(at, masks[v], sum);
                         }
                     }

@@ -5,7 +5,7 @@ use half::bf16;
 
 /// Where a product goes: rows × columns of a row-major matrix. It stands for the only borrow of its target, so it is not copied.
 pub enum Sink<'a> {
-    /// c ← [c +] scale·sum, in f32.
+    /// c ← [c +] scale·sum + bias (columns) + residual (rows, columns), in f32.
     F32 {
         /// The target.
         c: Shared<f32>,
@@ -13,6 +13,10 @@ pub enum Sink<'a> {
         add: bool,
         /// The factor on the sum.
         scale: f32,
+        /// A value for each column.
+        bias: Option<&'a [f32]>,
+        /// A value for each element.
+        residual: Option<&'a [f32]>,
     },
     /// y ← sum + bias (columns) + residual (rows, columns), rounded once to bf16.
     Bf16 {
@@ -35,7 +39,12 @@ pub enum Sink<'a> {
 impl<'a> Sink<'a> {
     /// c ← scale·sum, or c + scale·sum.
     pub fn f32(c: &'a mut [f32], add: bool, scale: f32) -> Self {
-        Self::F32 { c: Shared::new(c), add, scale }
+        Self::F32 { c: Shared::new(c), add, scale, bias: None, residual: None }
+    }
+
+    /// y ← sum + bias + residual, in f32.
+    pub fn wide(y: &'a mut [f32], bias: Option<&'a [f32]>, residual: Option<&'a [f32]>) -> Self {
+        Self::F32 { c: Shared::new(y), add: false, scale: 1.0, bias, residual }
     }
 
     /// y ← sum + bias + residual.
@@ -52,7 +61,12 @@ impl<'a> Sink<'a> {
     pub(super) fn fits(&self, rows: usize, columns: usize) -> bool {
         let len = rows * columns;
         match self {
-            Self::F32 { c, .. } | Self::Transposed { c, .. } => c.len() == len,
+            Self::Transposed { c, .. } => c.len() == len,
+            Self::F32 { c, bias, residual, .. } => {
+                c.len() == len
+                    && bias.is_none_or(|b| b.len() == columns)
+                    && residual.is_none_or(|r| r.len() == len)
+            }
             Self::Bf16 { y, bias, residual } => {
                 y.len() == len
                     && bias.is_none_or(|b| b.len() == columns)
@@ -71,9 +85,10 @@ impl<'a> Sink<'a> {
         // SAFETY: inside the target; this task alone has the element.
         unsafe {
             match self {
-                Self::F32 { c, add, scale } => {
+                Self::F32 { c, add, scale, bias, residual } => {
                     let c = c.at(i);
-                    *c = if *add { *c } else { 0.0 } + scale * sum;
+                    let sum = if *add { *c } else { 0.0 } + scale * sum;
+                    *c = sum + bias.map_or(0.0, |b| b[column]) + residual.map_or(0.0, |r| r[i]);
                 }
                 Self::Bf16 { y, bias, residual } => {
                     let sum = sum + bias.map_or(0.0, |b| b[column]);

@@ -85,7 +85,14 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
         let c = f64::from(c[i % out * n + i / out]);
         assert!((c - 0.5 - 2.0 * want).abs() < 2.0 * limit, "{what}, transposed sink");
     }
-    let (bias, residual) = (noise(out, 3), narrow(&noise(n * out, 4)));
+    let (bias, residual) = (noise(out, 3), noise(n * out, 4));
+    let mut y = vec![f32::NAN; n * out];
+    product(Sink::wide(&mut y, Some(&bias), Some(&residual))).unwrap();
+    for (i, want) in want.iter().enumerate() {
+        let want = want + f64::from(bias[i % out]) + f64::from(residual[i]);
+        assert!((f64::from(y[i]) - want).abs() < limit, "{what}, f32 sink with a residual");
+    }
+    let residual = narrow(&residual);
     let mut y = vec![bf16::NAN; n * out];
     product(Sink::bf16(&mut y, Some(&bias), Some(&residual))).unwrap();
     for (i, want) in want.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! The input gradient of layers that share an input.
 
-use super::{Even, is_bf16};
+use super::{Even, Plus, is_bf16};
 use crate::gpu::Add;
-use crate::ops::bf16_gemm::{self, Product, Sink, Source, Stored};
+use crate::ops::bf16_gemm::{self, Product, Source, Stored};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::lora::Factors;
 use crate::ops::matmul::{Into, View, ViewMut, matmul};
@@ -63,10 +63,12 @@ fn back_on_gpu(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
     let mut add = Add::Overwrite;
     for p in parts {
         let w = p.weight.on_gpu(cx)?;
-        gpu.product(dx.matrix()?, add, 1.0, p.dy.matrix()?, w.matrix()?)?;
+        let dy = cx.operand(p.dy)?;
+        gpu.product(dx.matrix()?, add, 1.0, dy.matrix()?, w.matrix()?)?;
         add = Add::Accumulate;
     }
     for (du, f) in unmasked(parts) {
+        let du = cx.operand(du)?;
         gpu.product(dx.matrix()?, add, 1.0, du.matrix()?, f.a.matrix(f.r, k)?)?;
     }
     Ok(dx)
@@ -84,7 +86,7 @@ fn back_in_bf16(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> 
         operands.push((Even::new(cx, du)?, a));
     }
     let terms: Vec<_> = operands.iter().map(|(x, s)| x.term(*s)).collect::<Result<_>>()?;
-    let sink = Sink::bf16(dx.bf16_mut()?, None, None);
+    let sink = super::sink(&mut dx, Plus::default())?;
     bf16_gemm::run(cx, &[Product { rows: n, columns: k, terms: &terms, sink }])?;
     Ok(dx)
 }
@@ -93,7 +95,7 @@ fn back_in_f32(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
     let mut dx = cx.alloc_f32(&[n, k])?;
     let mut into = Into::Overwrite;
     for p in parts {
-        let (out, dy) = (p.weight.rows(), cx.wide(p.dy)?);
+        let (out, dy) = (p.weight.rows(), cx.wide_operand(p.dy)?);
         let (dys, dxs) = (dy.f32()?, dx.f32_mut()?);
         p.weight.for_row_blocks(cx, |r0, rows, values| {
             let dyv = View::strided(&dys[r0.min(n * out)..], n, rows, out);
@@ -103,8 +105,9 @@ fn back_in_f32(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
         })?;
     }
     for (du, f) in unmasked(parts) {
-        let (du, a) = (cx.wide(du)?, View::new(f.a.host()?, f.r, k));
-        matmul(ViewMut::new(dx.f32_mut()?, n, k), into, 1.0, View::new(du.f32()?, n, f.r), a);
+        let (du, (a, _)) = (cx.wide_operand(du)?, cx.factor(f.a, [f.r, k], 1.0)?);
+        let (du, a) = (View::new(du.f32()?, n, f.r), View::new(a.f32()?, f.r, k));
+        matmul(ViewMut::new(dx.f32_mut()?, n, k), into, 1.0, du, a);
     }
     Ok(dx)
 }
@@ -112,7 +115,7 @@ fn back_in_f32(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
 /// du·A as a new (N, in) buffer.
 fn through(cx: &Cx, du: &Buf, f: Factors<'_>, [n, k]: [usize; 2]) -> Result<Buf> {
     if let Some(gpu) = cx.gpu() {
-        let to = cx.alloc(&[n, k])?;
+        let (to, du) = (cx.alloc(&[n, k])?, cx.operand(du)?);
         gpu.product(to.matrix()?, Add::Overwrite, 1.0, du.matrix()?, f.a.matrix(f.r, k)?)?;
         return Ok(to);
     }
@@ -120,18 +123,13 @@ fn through(cx: &Cx, du: &Buf, f: Factors<'_>, [n, k]: [usize; 2]) -> Result<Buf>
         let mut to = cx.alloc(&[n, k])?;
         let du = Even::new(cx, du)?;
         let term = du.term(Source::columns(Stored::F32(f.a.host()?, 1.0), f.r, k))?;
-        let sink = Sink::bf16(to.bf16_mut()?, None, None);
+        let sink = super::sink(&mut to, Plus::default())?;
         bf16_gemm::run(cx, &[Product { rows: n, columns: k, terms: &[term], sink }])?;
         return Ok(to);
     }
-    let (mut to, du) = (cx.alloc_f32(&[n, k])?, cx.wide(du)?);
-    let a = View::new(f.a.host()?, f.r, k);
-    matmul(
-        ViewMut::new(to.f32_mut()?, n, k),
-        Into::Overwrite,
-        1.0,
-        View::new(du.f32()?, n, f.r),
-        a,
-    );
+    let (mut to, du) = (cx.alloc_f32(&[n, k])?, cx.wide_operand(du)?);
+    let (a, _) = cx.factor(f.a, [f.r, k], 1.0)?;
+    let (du, a) = (View::new(du.f32()?, n, f.r), View::new(a.f32()?, f.r, k));
+    matmul(ViewMut::new(to.f32_mut()?, n, k), Into::Overwrite, 1.0, du, a);
     cx.stored(to)
 }

@@ -2,7 +2,8 @@
 //!
 //! x: (N, in), W: (out, in), b: (out), u, du: (N, R), y, residual: (N, out); W may be stored narrower (see [`Weight`]). A frozen
 //! weight gets no gradient. u and du are those of [`super::lora`]. Where products run in bf16 all summands are one pass
-//! ([`super::bf16_gemm`]) and are rounded once; adapters behind a mask are added to dx after it, rounded each time.
+//! ([`super::bf16_gemm`]) and are rounded at most once, when they are stored; adapters behind a mask are added to dx after it.
+//! What products multiply is rounded to their dtype ([`super::operand`]).
 
 mod backward;
 mod even;
@@ -107,6 +108,7 @@ fn on_gpu(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
     let Some(gpu) = cx.gpu() else { bail!("linear: not on a device") };
     let (n, out) = (x.rows(), w.rows());
     let values = w.on_gpu(cx)?;
+    let x = cx.operand(x)?;
     gpu.product(y.matrix()?, Add::Overwrite, 1.0, x.matrix()?, values.matrix()?.t())?;
     if let Some(b) = plus.bias {
         if y.dtype() != cx.compute() {
@@ -117,7 +119,7 @@ fn on_gpu(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
         unsafe { gpu.each("add_bias", n * out, &args) }?;
     }
     if let Some((u, f)) = plus.low_rank {
-        let b = f.b.matrix(out, f.r)?;
+        let (b, u) = (f.b.matrix(out, f.r)?, cx.operand(u)?);
         gpu.product(y.matrix()?, Add::Accumulate, f.scale, u.matrix()?, b.t())?;
     }
     match plus.residual {
@@ -159,18 +161,16 @@ fn terms<'a>(
 }
 
 fn sink<'a>(y: &'a mut Buf, plus: Plus<'a>) -> Result<Sink<'a>> {
-    let bias = plus.bias.map(|b| &b[..]);
-    let residual = plus.residual.map(|r| r.bf16()).transpose()?;
-    match y.dtype() {
-        DType::BF16 => Ok(Sink::bf16(y.bf16_mut()?, bias, residual)),
-        _ if bias.is_none() && residual.is_none() => Ok(Sink::f32(y.f32_mut()?, false, 1.0)),
-        _ => bail!("linear: a bias or a residual on logits in f32 is not supported"),
-    }
+    let (bias, residual) = (plus.bias.map(|b| &b[..]), plus.residual);
+    Ok(match y.dtype() {
+        DType::BF16 => Sink::bf16(y.bf16_mut()?, bias, residual.map(Buf::bf16).transpose()?),
+        _ => Sink::wide(y.f32_mut()?, bias, residual.map(Buf::f32).transpose()?),
+    })
 }
 
 fn in_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<()> {
     let (n, k, out) = (x.rows(), w.cols(), w.rows());
-    let x = cx.wide(x)?;
+    let x = cx.wide_operand(x)?;
     let xv = View::new(x.f32()?, n, k);
     let ys = y.f32_mut()?;
     w.for_row_blocks(cx, |r0, rows, values| {
@@ -179,8 +179,9 @@ fn in_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
         Ok(())
     })?;
     if let Some((u, f)) = plus.low_rank {
-        let (u, b) = (cx.wide(u)?, View::new(f.b.host()?, out, f.r));
-        matmul(ViewMut::new(ys, n, out), Into::Add, f.scale, View::new(u.f32()?, n, f.r), b.t());
+        let (u, (b, scale)) = (cx.wide_operand(u)?, cx.factor(f.b, [out, f.r], f.scale)?);
+        let (u, b) = (View::new(u.f32()?, n, f.r), View::new(b.f32()?, out, f.r));
+        matmul(ViewMut::new(ys, n, out), Into::Add, scale, u, b.t());
     }
     if let Some(b) = plus.bias {
         ys.par_chunks_mut(out).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b));
