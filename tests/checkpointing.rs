@@ -28,11 +28,12 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model")
 }
 
-fn model(compute: DType, quantize: Option<Nf4>, dropout: f64) -> Model {
+fn model([compute, products]: [DType; 2], quantize: Option<Nf4>, dropout: f64) -> Model {
     let cx = match std::env::var("VFT_TEST_DEVICE").as_deref() {
         Ok("cuda") => Cx::on_gpu(compute, Gpu::open(0).unwrap()).unwrap(),
         _ => Cx::cpu(compute, 2).unwrap(),
     };
+    let cx = if products == compute { cx } else { cx.with_products(products).unwrap() };
     let mut decoder = load(&cx, &directory(), quantize).unwrap();
     // Not every module: the plan has to look at each.
     let adapted = |p: &String| !p.ends_with("k_proj") && p != "lm_head";
@@ -71,17 +72,22 @@ fn pass(m: &mut Model, keep: Keep) -> (Vec<f32>, Vec<f32>) {
     (nll, arena.grads.clone())
 }
 
-const KINDS: [(DType, Option<Nf4>); 3] =
-    [(DType::F32, None), (DType::BF16, None), (DType::BF16, Some(Nf4::Double))];
+/// The dtypes of values and of products, and how the base is packed.
+const KINDS: [([DType; 2], Option<Nf4>); 4] = [
+    ([DType::F32, DType::F32], None),
+    ([DType::BF16, DType::BF16], None),
+    ([DType::BF16, DType::BF16], Some(Nf4::Double)),
+    ([DType::F32, DType::BF16], None),
+];
 
 #[test]
 fn computing_again_changes_no_bit() {
-    for (compute, quantize) in KINDS {
-        let mut m = model(compute, quantize, 0.1);
+    for (dtypes, quantize) in KINDS {
+        let mut m = model(dtypes, quantize, 0.1);
         let kept = pass(&mut m, Keep::All);
         assert!(kept.1.iter().any(|g| *g != 0.0));
         for keep in [Keep::Attention, Keep::Input] {
-            assert!(pass(&mut m, keep) == kept, "{compute:?}, {quantize:?}, {keep:?}");
+            assert!(pass(&mut m, keep) == kept, "{dtypes:?}, {quantize:?}, {keep:?}");
         }
     }
 }
@@ -92,27 +98,29 @@ fn a_pass_takes_what_the_plan_says() {
     if !bf16_gemm::available().unwrap() || std::env::var_os("VFT_TEST_DEVICE").is_some() {
         return;
     }
-    for (compute, quantize) in KINDS {
+    for (dtypes, quantize) in KINDS {
         for dropout in [0.0, 0.1] {
             for keep in [Keep::All, Keep::Attention, Keep::Input] {
-                let mut m = model(compute, quantize, dropout);
+                let mut m = model(dtypes, quantize, dropout);
                 pass(&mut m, keep);
                 let shape = Shape {
                     spec: &m.decoder.spec,
                     tokens: LENGTHS.iter().sum(),
                     longest: 62,
-                    size: compute.size_in_bytes(),
+                    size: dtypes[0].size_in_bytes(),
+                    operand: dtypes[1].size_in_bytes(),
                     rank: RANK,
                     dropout: dropout > 0.0,
                     adapted: &|path| m.paths.iter().any(|p| p == path),
                     keep,
-                    plain_head: compute == DType::BF16,
+                    plain_head: dtypes[1] == DType::BF16,
+                    bf16_attention: dtypes[0] == DType::BF16,
                     widened: false,
                 };
                 let scratch = sizes(&m.cx, &directory(), quantize).unwrap().scratch;
                 let planned = activations(&shape).pooled as f64 + scratch as f64;
                 let taken = m.cx.pooled_bytes() as f64;
-                let what = format!("{compute:?}, {quantize:?}, {dropout}, {keep:?}");
+                let what = format!("{dtypes:?}, {quantize:?}, {dropout}, {keep:?}");
                 assert!((taken / planned - 1.0).abs() < 0.01, "{what}: {taken} of {planned}");
             }
         }

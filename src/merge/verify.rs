@@ -173,14 +173,14 @@ fn weight(cx: &Cx, piece: &Piece) -> Result<Weight> {
     let (mut wide, mut narrow) = (Vec::new(), Vec::new());
     piece.for_blocks(|values| {
         fold::round(values, file);
-        match cx.compute() {
+        match cx.products() {
             DType::BF16 => narrow.extend(values.iter().map(|v| bf16::from_f32(*v))),
             // A device that computes in f16 rounds what it is given.
             _ => wide.extend_from_slice(values),
         }
         Ok(())
     })?;
-    Ok(match cx.compute() {
+    Ok(match cx.products() {
         DType::BF16 => Weight::from_bf16(narrow, rows, cols)?,
         _ => Weight::from_f32(wide, rows, cols)?,
     })

@@ -19,6 +19,8 @@ pub struct Shape<'a> {
     pub longest: usize,
     /// Bytes of a value between ops.
     pub size: usize,
+    /// Bytes of an operand of products.
+    pub operand: usize,
     /// Rank of the adapters.
     pub rank: usize,
     /// Whether adapters drop some of their input.
@@ -29,6 +31,8 @@ pub struct Shape<'a> {
     pub keep: Keep,
     /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
     pub plain_head: bool,
+    /// Whether attention runs in bf16 on the CPU.
+    pub bf16_attention: bool,
     /// Whether bf16 values are widened to f32 around every product: processors without bf16 products.
     pub widened: bool,
 }
@@ -42,32 +46,33 @@ pub struct Activations {
     pub live: usize,
 }
 
-/// A buffer that is out, by its bytes.
-type Held = usize;
+/// A buffer that is out: its bytes, and those of an element.
+type Held = (usize, usize);
 
 #[derive(Default)]
 struct Ledger {
-    out: BTreeMap<usize, (usize, usize)>,
+    out: BTreeMap<Held, (usize, usize)>,
     now: usize,
     most: usize,
 }
 
 impl Ledger {
-    fn take(&mut self, bytes: usize) -> Held {
-        let (now, most) = self.out.entry(bytes).or_default();
+    fn take(&mut self, elements: usize, size: usize) -> Held {
+        let held = (elements * size, size);
+        let (now, most) = self.out.entry(held).or_default();
         *now += 1;
         *most = (*most).max(*now);
-        self.now += bytes;
+        self.now += held.0;
         self.most = self.most.max(self.now);
-        bytes
+        held
     }
 
     fn give(&mut self, held: impl IntoIterator<Item = Held>) {
-        for bytes in held {
-            if let Some((now, _)) = self.out.get_mut(&bytes) {
+        for held in held {
+            if let Some((now, _)) = self.out.get_mut(&held) {
                 *now -= 1;
             }
-            self.now -= bytes;
+            self.now -= held.0;
         }
     }
 }
@@ -88,7 +93,7 @@ struct Pass<'a> {
 pub fn activations(shape: &Shape<'_>) -> Activations {
     let mut p = Pass { s: shape, l: Ledger::default() };
     p.train();
-    let pooled: usize = p.l.out.iter().map(|(bytes, (_, most))| bytes * most).sum();
+    let pooled: usize = p.l.out.iter().map(|((bytes, _), (_, most))| bytes * most).sum();
     let pooled = pooled + segments(shape);
     let widened = if shape.widened { widened(shape) } else { 0 };
     Activations { pooled: pooled + widened, live: p.l.most + widened }
@@ -98,7 +103,7 @@ pub fn activations(shape: &Shape<'_>) -> Activations {
 fn segments(shape: &Shape<'_>) -> usize {
     let s = shape.spec;
     let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);
-    if !shape.plain_head || segments < 2 {
+    if !shape.bf16_attention || segments < 2 {
         return 0;
     }
     // A segment sees the keys up to its end: half of them, one with another.
@@ -112,20 +117,50 @@ fn widened(shape: &Shape<'_>) -> usize {
     let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
     let chunk = shape.tokens.min(super::head::chunk(s.vocab)) * s.vocab;
     let columns = 3 * s.hidden + 2 * s.ffn + 4 * qd + 5 * kd + 4 * shape.rank;
-    4 * (shape.tokens * columns + chunk)
+    let factors = shape.rank * (s.hidden + s.ffn + qd + kd + s.vocab);
+    4 * (shape.tokens * columns + chunk + factors)
 }
 
 impl Pass<'_> {
     fn act(&mut self, cols: usize) -> Held {
-        self.l.take(self.s.tokens * cols * self.s.size)
+        self.l.take(self.s.tokens * cols, self.s.size)
+    }
+
+    fn operand(&mut self, cols: usize) -> Held {
+        self.l.take(self.s.tokens * cols, self.s.operand)
+    }
+
+    /// A value's copy that is rounded for products, in mixed precision.
+    fn rounded(&mut self, cols: usize) -> Option<Held> {
+        (self.s.operand < self.s.size).then(|| self.operand(cols))
+    }
+
+    /// Rounds the values of `cols` columns among `held` for products, and gives them back as they were.
+    fn round(&mut self, held: &mut [Held], cols: usize) {
+        let wide = (self.s.tokens * cols * self.s.size, self.s.size);
+        for held in held.iter_mut().filter(|held| **held == wide) {
+            if let Some(rounded) = self.rounded(cols) {
+                self.l.give([*held]);
+                *held = rounded;
+            }
+        }
     }
 
     fn f32(&mut self, cols: usize) -> Held {
-        self.l.take(self.s.tokens * cols * 4)
+        self.l.take(self.s.tokens * cols, 4)
     }
 
     fn has(&self, layer: usize, leaf: &str) -> bool {
         (self.s.adapted)(&format!("model.layers.{layer}.{leaf}"))
+    }
+
+    /// An adapter's dropped input, as it is and rounded.
+    fn dropped(&mut self, input: usize) -> Vec<Held> {
+        if !self.s.dropout {
+            return Vec::new();
+        }
+        let dropped = self.act(input);
+        [dropped].into_iter().chain(self.rounded(input)).collect()
     }
 
     /// An adapter's u, with the dropped input beside it for a moment.
@@ -133,8 +168,8 @@ impl Pass<'_> {
         if !self.has(layer, leaf) {
             return None;
         }
-        let dropped = self.s.dropout.then(|| self.act(input));
-        let u = self.act(self.s.rank);
+        let dropped = self.dropped(input);
+        let u = self.operand(self.s.rank);
         self.l.give(dropped);
         Some(u)
     }
@@ -151,14 +186,17 @@ impl Pass<'_> {
         let (c, qd, kd) = (s.hidden, s.heads * s.head_size, s.kv_heads * s.head_size);
         let h = self.act(c);
         let mut kept = vec![self.f32(1)];
+        let rounded = self.rounded(c);
         for (leaf, out) in
             [("self_attn.q_proj", qd), ("self_attn.k_proj", kd), ("self_attn.v_proj", kd)]
         {
             kept.extend(self.linear(i, leaf, c, out));
         }
-        self.l.give([h]);
+        self.l.give([h].into_iter().chain(rounded));
         kept.extend([self.act(qd), self.f32(s.heads)]);
+        let rounded = self.rounded(qd);
         kept.extend(self.linear(i, "self_attn.o_proj", qd, c));
+        self.l.give(rounded);
         kept
     }
 
@@ -166,10 +204,11 @@ impl Pass<'_> {
         let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
         let h = self.act(c);
         let mut kept = vec![self.f32(1)];
+        let rounded = self.rounded(c);
         for leaf in ["mlp.gate_proj", "mlp.up_proj"] {
             kept.extend(self.linear(i, leaf, c, f));
         }
-        self.l.give([h]);
+        self.l.give([h].into_iter().chain(rounded));
         kept
     }
 
@@ -189,9 +228,10 @@ impl Pass<'_> {
             self.l.give(gated);
             None
         };
+        let rounded = self.rounded(f);
         let u = self.inner(i, "mlp.down_proj", f);
         self.act(c); // y, the next layer's x
-        self.l.give([h]);
+        self.l.give([h].into_iter().chain(rounded));
         let gated = match gated {
             Some(gated) => Some((gated, u)),
             None => {
@@ -211,7 +251,7 @@ impl Pass<'_> {
     /// du of the adapters among `leaves`.
     fn outer(&mut self, i: usize, leaves: &[&str]) -> Vec<Held> {
         let adapted = leaves.iter().filter(|leaf| self.has(i, leaf)).count();
-        (0..adapted).map(|_| self.act(self.s.rank)).collect()
+        (0..adapted).map(|_| self.operand(self.s.rank)).collect()
     }
 
     /// The gradient of an input that goes through masked adapters.
@@ -227,19 +267,18 @@ impl Pass<'_> {
         if dus.is_empty() {
             return;
         }
+        let rounded = if self.s.dropout { None } else { self.rounded(input) };
         let u = u_missing.then(|| {
-            let dropped = self.s.dropout.then(|| self.act(input));
-            let u = self.act(self.s.rank);
+            let dropped = self.dropped(input);
+            let u = self.operand(self.s.rank);
             self.l.give(dropped);
             u
         });
-        let dropped = self.s.dropout.then(|| self.act(input));
-        let transposed = if self.s.size == 2 {
-            vec![self.act(self.s.rank), self.act(self.s.rank)]
-        } else {
-            Vec::new()
-        };
-        self.l.give(transposed.into_iter().chain(dropped).chain(u));
+        let mut held = self.dropped(input);
+        if self.s.operand == 2 {
+            held.extend([self.operand(self.s.rank), self.operand(self.s.rank)]); // transposed
+        }
+        self.l.give(held.into_iter().chain(rounded).chain(u));
     }
 
     fn backward(&mut self, i: usize, kept: Kept) {
@@ -251,15 +290,17 @@ impl Pass<'_> {
             None => self.attend(i),
         };
         let x2 = attended.pop();
-        let (gated, u_down) = match kept.gated {
+        let (mut gated, u_down) = match kept.gated {
             Some(kept) => kept,
             None => (self.gate(i), None),
         };
+        let dy = self.rounded(c);
         let dus = self.outer(i, &["mlp.down_proj"]);
         let h = self.act(f);
         self.masked(&dus, f);
         self.gradients(&dus, f, u_down.is_none());
-        self.l.give([h].into_iter().chain(dus));
+        self.l.give([h].into_iter().chain(dus).chain(dy));
+        self.round(&mut gated, f);
         let dus = self.outer(i, &["mlp.gate_proj", "mlp.up_proj"]);
         let dh = self.act(c);
         self.masked(&dus, c);
@@ -267,15 +308,19 @@ impl Pass<'_> {
         self.gradients(&dus, c, false);
         self.l.give([h, dh].into_iter().chain(dus).chain(gated).chain(u_down).chain(x2));
 
+        let dy = self.rounded(c);
         let dus = self.outer(i, &["self_attn.o_proj"]);
         let dout = self.act(qd);
         self.masked(&dus, qd);
         self.gradients(&dus, qd, false);
-        self.l.give(dus);
-        let grads = [self.act(qd), self.act(kd), self.act(kd)];
+        self.l.give(dus.into_iter().chain(dy));
+        let mut grads = [self.act(qd), self.act(kd), self.act(kd)];
         self.l.give([dout]);
         // What attention kept but the adapters' u and r, which stay to the end; they are small.
         self.l.give(attended);
+        for (dx, cols) in grads.iter_mut().zip([qd, kd, kd]) {
+            self.round(std::slice::from_mut(dx), cols);
+        }
         let h = self.act(c);
         let leaves = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let dus = self.outer(i, &leaves);
@@ -288,30 +333,31 @@ impl Pass<'_> {
         }
         self.l.give(dus.into_iter().chain(grads));
         // The layer's x.
-        self.l.give([self.s.tokens * c * self.s.size]);
+        self.l.give([(self.s.tokens * c * self.s.size, self.s.size)]);
     }
 
     fn head(&mut self) {
         let (c, v) = (self.s.spec.hidden, self.s.spec.vocab);
         let x = self.act(c);
+        let rounded = self.rounded(c);
         let held = if self.s.plain_head {
             let (rows, width) = (self.s.tokens.min(head::ROWS), head::width(v));
             vec![
-                self.l.take(rows * width * 4),
-                self.l.take(rows * width * self.s.size),
-                self.l.take(rows * c * 4),
-                self.l.take(rows * c * self.s.size),
+                self.l.take(rows * width, 4),
+                self.l.take(rows * width, self.s.operand),
+                self.l.take(rows * c, 4),
+                self.l.take(rows * c, self.s.size),
             ]
         } else {
             let rows = self.s.tokens.min(super::head::chunk(v));
-            let mut held = vec![self.l.take(rows * v * 4)];
-            if self.s.size < 4 {
-                held.push(self.l.take(rows * v * self.s.size));
+            let mut held = vec![self.l.take(rows * v, 4)];
+            if self.s.operand < 4 {
+                held.push(self.l.take(rows * v, self.s.operand));
             }
             held.push(self.act(c));
             held
         };
-        self.l.give(held.into_iter().chain([x]));
+        self.l.give(held.into_iter().chain([x]).chain(rounded));
     }
 
     fn train(&mut self) {
@@ -328,7 +374,7 @@ impl Pass<'_> {
         self.head();
         self.l.give([h]);
         let dx = self.act(c);
-        self.l.give([dh, self.s.tokens * c * self.s.size]); // and x
+        self.l.give([dh, (self.s.tokens * c * self.s.size, self.s.size)]); // and x
         for (i, kept) in kept.into_iter().enumerate().rev() {
             self.backward(i, kept);
         }

@@ -86,9 +86,10 @@ impl Linear {
         dropout: Option<Dropout<'_>>,
         rows: usize,
     ) -> Result<(Buf, Option<Buf>)> {
-        let u = inner(cx, arena, x, &[self], dropout)?.pop().flatten();
+        let rounded = cx.operand(x)?;
+        let u = inner(cx, arena, [x, &rounded], &[self], dropout)?.pop().flatten();
         let plus = self.plus(arena, u.as_ref());
-        Ok((linear::forward_f32(cx, x, &self.weight, plus, rows)?, u))
+        Ok((linear::forward_f32(cx, &rounded, &self.weight, plus, rows)?, u))
     }
 
     fn plus<'a>(&'a self, arena: &'a Arena, u: Option<&'a Buf>) -> Plus<'a> {
@@ -97,17 +98,18 @@ impl Linear {
     }
 }
 
-/// The adapters' u (N, R) of layers that share the input `x`.
+/// The adapters' u (N, R) of layers that share an input: as it is, for what drops some of it first, and as an operand of products.
 fn inner(
     cx: &Cx,
     arena: &Arena,
-    x: &Buf,
+    [x, rounded]: [&Buf; 2],
     layers: &[&Linear],
     dropout: Option<Dropout<'_>>,
 ) -> Result<Vec<Option<Buf>>> {
     let adapters = || layers.iter().filter_map(|l| Some((l, l.adapter.as_ref()?)));
     let masks: Vec<_> = adapters().map(|(l, a)| l.mask(a, dropout)).collect();
     let of = adapters().zip(&masks).map(|((_, a), mask)| (a.factors(arena), mask.as_ref()));
+    let x = if masks.iter().any(Option::is_some) { x } else { rounded };
     let mut us = lora::forward(cx, x, &of.collect::<Vec<_>>())?.into_iter();
     Ok(layers.iter().map(|l| l.adapter.as_ref().and_then(|_| us.next())).collect())
 }
@@ -125,17 +127,19 @@ pub fn forward<const L: usize>(
     dropout: Option<Dropout<'_>>,
     residual: Option<&Buf>,
 ) -> Result<[(Buf, Option<Buf>); L]> {
-    let us = inner(cx, arena, x, &layers, dropout)?;
+    let rounded = cx.operand(x)?;
+    let us = inner(cx, arena, [x, &rounded], &layers, dropout)?;
     let maps = layers
         .iter()
         .zip(&us)
         .map(|(l, u)| (&*l.weight, Plus { residual, ..l.plus(arena, u.as_ref()) }));
-    let ys = linear::forward_all(cx, x, &maps.collect::<Vec<_>>())?;
+    let ys = linear::forward_all(cx, &rounded, &maps.collect::<Vec<_>>())?;
     let pairs: Vec<_> = ys.into_iter().zip(us).collect();
     pairs.try_into().map_err(|_| candle_core::Error::Msg("a layer gave no output".into()))
 }
 
-/// What a layer gave forwards (its adapter's u) and gets backwards.
+/// What a layer gave forwards (its adapter's u) and gets backwards. All that is done with `dy` are products, so it is best
+/// rounded for them once ([`Cx::operand`]).
 #[derive(Clone, Copy)]
 pub struct Output<'a> {
     /// The layer.
@@ -207,18 +211,22 @@ pub fn gradients(
         };
         outputs.iter().zip(dus).filter(move |pair| of(*pair))
     };
-    let mut again = Vec::new();
-    for (out, _) in adapted().filter(|(out, _)| out.u.is_none()) {
-        again.extend(inner(cx, arena, x, &[out.linear], dropout)?.into_iter().flatten());
-    }
     let masks: Vec<_> = adapted()
         .map(|(out, _)| out.linear.adapter.as_ref().and_then(|a| out.linear.mask(a, dropout)))
         .collect();
+    // What is dropped is dropped before it is rounded.
+    let rounded = if masks.iter().all(Option::is_some) { None } else { Some(cx.operand(x)?) };
+    let rounded = rounded.as_deref().unwrap_or(x);
+    let mut again = Vec::new();
+    for (out, _) in adapted().filter(|(out, _)| out.u.is_none()) {
+        let us = inner(cx, arena, [x, rounded], &[out.linear], dropout)?;
+        again.extend(us.into_iter().flatten());
+    }
     let (mut seen, mut slices, mut again) = (Vec::new(), Vec::new(), again.iter());
     for ((out, du), mask) in adapted().zip(&masks) {
         let (Some(a), Some(du)) = (&out.linear.adapter, du) else { continue };
         let Some(u) = out.u.or_else(|| again.next()) else { continue };
-        let mask = mask.as_ref();
+        let (x, mask) = (if mask.is_some() { x } else { rounded }, mask.as_ref());
         seen.push(lora::Seen { x, mask, u, du, dy: out.dy, scale: a.scale });
         slices.push([&a.a, &a.b]);
     }

@@ -1,7 +1,8 @@
 //! From a model directory to a decoder: weights mapped or quantised tensor by tensor, adapters attached.
 //!
 //! On the CPU a dense weight stays as it lies in the file where its dtype serves (memory-mapped, never copied): any in f32, bf16 in
-//! bf16. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
+//! bf16. In mixed precision linear layers hold the values that products see, rounded once here; LitGPT keeps f32 and rounds at each
+//! use, to the same values. Embedding, norms and biases are not rounded then, so a tied head of another dtype is a copy. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
 //! tensor; embedding and head stay as they are, as in transformers with bitsandbytes.
 
 use super::decoder::Decoder;
@@ -29,6 +30,9 @@ use std::path::Path;
 use std::sync::Arc;
 use tracing::trace;
 
+/// The embedding's tensor, and a tied head's.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// The kinds of NF4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nf4 {
@@ -52,11 +56,16 @@ pub fn load(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Decoder> {
     }
     let used = RefCell::default();
     let loader = Loader { cx, checkpoint: Checkpoint::open(dir)?, quantize, spec: &spec, used };
-    let whole = |name: &str| -> Result<Arc<Weight>> {
-        Ok(Arc::new(loader.dense(name, spec.vocab, spec.hidden)?.to_device(cx)?))
+    let whole = [spec.vocab, spec.hidden];
+    let embed = loader.dense(EMBEDDING, whole, cx.compute())?.table_to_device(cx)?;
+    let embed = Arc::new(embed);
+    let one_dtype = cx.products() == cx.compute() || cx.products() == embed.dtype();
+    let head_weight = if spec.tied_head && one_dtype {
+        embed.clone()
+    } else {
+        let name = if spec.tied_head { EMBEDDING } else { "lm_head.weight" };
+        Arc::new(loader.dense(name, whole, cx.products())?.to_device(cx)?)
     };
-    let embed = whole("model.embed_tokens.weight")?;
-    let head_weight = if spec.tied_head { embed.clone() } else { whole("lm_head.weight")? };
     let layers = (0..spec.layers).map(|i| loader.layer(i)).collect::<Result<_>>()?;
     let norm = loader.vector("model.norm.weight", spec.hidden)?;
     let head = Linear { path: "lm_head".into(), weight: head_weight, bias: None, adapter: None };
@@ -82,8 +91,8 @@ pub struct Sizes {
 /// When the headers cannot be read.
 pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
     let checkpoint = Checkpoint::open(dir)?;
-    let (compute, on_gpu) = (cx.compute(), cx.gpu().is_some());
-    let size = compute.size_in_bytes() as u64;
+    let (products, on_gpu) = (cx.products(), cx.gpu().is_some());
+    let tied = families::spec(&HfConfig::load(dir)?)?.tied_head;
     let mut sizes = Sizes { resident: 0, loading: 0, scratch: 0 };
     let mut blocks = BTreeSet::new();
     for tensor in checkpoint.names().filter_map(|name| Some((name, checkpoint.tensor(name)?))) {
@@ -91,26 +100,36 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
         let stored = tensor.bytes().len() as u64;
         let elements: u64 = tensor.shape.iter().map(|n| *n as u64).product();
         let packed = quantize.filter(|_| name.ends_with("_proj.weight"));
+        let of_file = dtype(tensor);
+        let is_table = name == EMBEDDING;
+        let to = if is_table && of_file != products { cx.compute() } else { products };
+        let as_operand = elements * products.size_in_bytes() as u64;
         sizes.resident += match packed {
             Some(kind) => {
                 let scales = elements.div_ceil(quant::nf4::BLOCK as u64);
                 elements / 2 + if kind == Nf4::Double { scales + scales / 64 } else { 4 * scales }
             }
-            None if on_gpu || (compute != DType::F32 && tensor.dtype != Dtype::BF16) => {
-                elements * size
+            None if on_gpu || (to != DType::F32 && of_file != to) => {
+                elements * to.size_in_bytes() as u64
             }
             None => stored,
         };
-        // As f32, and as codes or in the compute dtype, beside the file's pages.
-        let converted = tensor.dtype != Dtype::BF16 && compute == DType::BF16;
+        // A tied head of rounded values beside an embedding that is not.
+        let copied = is_table && tied && of_file != products && cx.compute() != products;
+        if copied {
+            sizes.resident += as_operand;
+        }
+        // As f32, and as codes or in the products' dtype, beside the file's pages.
+        let converted = of_file != DType::BF16 && (to == DType::BF16 || copied);
         if packed.is_some() || (converted && !on_gpu) {
             sizes.loading = sizes.loading.max(stored + elements * 6);
         }
         // A device dequantises a whole weight; f32 products widen a block of what is narrower, in one buffer for each size; bf16
         // products take it as it is.
-        if let (2, true) = (tensor.shape.len(), packed.is_some() || stored < 4 * elements) {
+        let narrow = packed.is_some() || stored.min(as_operand) < 4 * elements;
+        if let (2, true) = (tensor.shape.len(), narrow) {
             if on_gpu && packed.is_some() {
-                sizes.scratch = sizes.scratch.max(elements * size);
+                sizes.scratch = sizes.scratch.max(as_operand);
             } else if !on_gpu && !cx.has_bf16_products() {
                 let [rows, cols] = [tensor.shape[0], tensor.shape[1]];
                 blocks.insert(4 * block_rows(rows, cols) * cols);
@@ -174,15 +193,15 @@ impl Loader<'_> {
     fn linear(&self, path: String, out: usize, inp: usize, bias: bool) -> Result<Linear> {
         let name = format!("{path}.weight");
         let weight = match self.quantize {
-            None => self.dense(&name, out, inp)?,
+            None => self.dense(&name, [out, inp], self.cx.products())?,
             Some(kind) => {
                 let tensor = self.tensor(&name, &[out, inp])?;
                 let mut values = tensor.to_f32_vec();
                 tensor.forget();
-                self.round(&mut values);
+                self.round(&mut values, self.cx.products());
                 let packed = quant::quantize(&values, kind == Nf4::Double);
                 trace!(name, "packed to NF4");
-                Weight::nf4(packed, self.cx.compute(), out, inp)?
+                Weight::nf4(packed, self.cx.products(), out, inp)?
             }
         };
         let bias = if bias { Some(self.vector(&format!("{path}.bias"), out)?) } else { None };
@@ -190,14 +209,11 @@ impl Loader<'_> {
         Ok(Linear { path, weight, bias, adapter: None })
     }
 
-    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+    /// A weight whose values are those of the file or, where `to` is not f32, rounded to `to`.
+    fn dense(&self, name: &str, [rows, cols]: [usize; 2], to: DType) -> Result<Weight> {
         let tensor = self.tensor(name, &[rows, cols])?;
-        let dtype = match tensor.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::BF16 => DType::BF16,
-            _ => DType::F16,
-        };
-        if self.cx.compute() == DType::F32 || dtype == self.cx.compute() {
+        let dtype = dtype(&tensor);
+        if to == DType::F32 || dtype == to {
             let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(Mapped(tensor.clone()));
             // Bytes that are not aligned for their dtype are copied below.
             if let Ok(weight) = Weight::dense(bytes, dtype, rows, cols) {
@@ -206,7 +222,7 @@ impl Loader<'_> {
         }
         let values = tensor.to_f32_vec();
         tensor.forget();
-        Ok(match self.cx.compute() {
+        Ok(match to {
             DType::BF16 => {
                 let narrow = values.into_iter().map(bf16::from_f32).collect();
                 Weight::from_bf16(narrow, rows, cols)?
@@ -217,15 +233,22 @@ impl Loader<'_> {
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         let mut values = self.tensor(name, &[len])?.to_f32_vec();
-        self.round(&mut values);
+        self.round(&mut values, self.cx.compute());
         Ok(Vector::new(self.cx, values)?)
     }
 
-    fn round(&self, values: &mut [f32]) {
-        let dtype = self.cx.compute();
+    fn round(&self, values: &mut [f32], dtype: DType) {
         if dtype != DType::F32 {
             values.iter_mut().for_each(|v| *v = rounded(*v, dtype));
         }
+    }
+}
+
+fn dtype(tensor: &MappedTensor) -> DType {
+    match tensor.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::BF16 => DType::BF16,
+        _ => DType::F16,
     }
 }
 

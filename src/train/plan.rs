@@ -163,12 +163,14 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
         tokens,
         longest: ask.longest,
         size: cx.compute().size_in_bytes(),
+        operand: cx.products().size_in_bytes(),
         rank: ask.rank,
         dropout: ask.dropout,
         adapted: &|path| ask.paths.iter().any(|p| p == path),
         keep,
         plain_head: cx.has_bf16_products() && !head_adapted,
-        widened: cx.gpu().is_none() && cx.compute() == DType::BF16 && !cx.has_bf16_products(),
+        bf16_attention: cx.has_bf16_rows(),
+        widened: cx.gpu().is_none() && cx.products() == DType::BF16 && !cx.has_bf16_products(),
     };
     let activations = footprint::activations(&shape);
     let rope = 4 * ask.positions * spec.head_size;
@@ -182,8 +184,8 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
         .collect();
     let parameters: usize = slices.iter().map(|n| n.next_multiple_of(ALIGN)).sum();
     let state = ask.optimizer.state_bytes(slices);
-    // Parameters and gradients in f32, the optimizer's state; on a device a copy in the compute dtype.
-    let copy = if cx.gpu().is_some() && cx.compute() != DType::F32 { 2 } else { 0 };
+    // Parameters and gradients in f32, the optimizer's state; on a device a copy as operands of products.
+    let copy = if cx.gpu().is_some() && cx.products() != DType::F32 { 2 } else { 0 };
     let (base, used) = match cx.gpu() {
         Some(_) => (0, activations.live as u64 + sizes.scratch),
         None => {

@@ -63,11 +63,12 @@ impl Layer {
     ) -> Result<Option<Buf>> {
         let (cx, dropout) = (p.cx, p.dropout);
         let [uq, uk, uv, uo] = s.u;
-        let outputs = [output(&self.o, &uo, &dx2)];
+        let dy = cx.operand(&dx2)?;
+        let outputs = [output(&self.o, &uo, &dy)];
         let dus = linear::outer(cx, arena, &outputs)?;
         let do_ = linear::backward(cx, arena, &outputs, &dus, dropout)?;
         linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
-        drop(dus);
+        drop((dus, dy));
         let saved = attention::Saved { q: &s.q, k: &s.k, v: &s.v, o: &s.o, lse: &s.lse };
         let (mut dq, mut dk, dv) =
             attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
@@ -75,6 +76,7 @@ impl Layer {
         for x in [&mut dq, &mut dk] {
             rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
         }
+        let (dq, dk, dv) = (cx.into_operand(dq)?, cx.into_operand(dk)?, cx.into_operand(dv)?);
         let h = rms_norm::recompute(cx, x, &self.norm1, &s.r)?;
         let outputs =
             [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];

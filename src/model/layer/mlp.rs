@@ -53,13 +53,14 @@ impl Layer {
     ) -> Result<Buf> {
         let (cx, dropout) = (p.cx, p.dropout);
         let (mut gate, mut up, [ug, uu], ud) = (s.gate, s.up, s.u, s.u_down);
-        let outputs = [output(&self.down, &ud, &dy)];
+        let dy_rounded = cx.operand(&dy)?;
+        let outputs = [output(&self.down, &ud, &dy_rounded)];
         let dus = linear::outer(cx, arena, &outputs)?;
         let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, F): dh
         swiglu::backward(cx, &mut h, &mut gate, &mut up)?;
         linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
-        drop((h, dus));
-        let (dgate, dup) = (gate, up);
+        drop((h, dus, dy_rounded));
+        let (dgate, dup) = (cx.into_operand(gate)?, cx.into_operand(up)?);
         let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
         let dus = linear::outer(cx, arena, &outputs)?;
         let dh = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C)
