@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// 32-true, bf16-true or, on CUDA, 16-true; bf16-true if not given, 16-true on cards without bf16.
+    /// 32-true, bf16-true, bf16-mixed or, on CUDA, 16-true or 16-mixed; bf16-true if not given, 16-true on cards without bf16.
     #[arg(long)]
     precision: Option<Precision>,
     /// What to ask.

@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// Only this precision: 32-true, bf16-true or, on CUDA, 16-true.
+    /// Only this precision: 32-true, bf16-true, bf16-mixed or, on CUDA, 16-true or 16-mixed.
     #[arg(long)]
     precision: Option<Precision>,
     /// Seed of the random inputs; a new one each time if not given.
@@ -30,7 +30,13 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |t| t.subsec_nanos().into())
     });
-    let all = [Precision::F32, Precision::Bf16, Precision::F16];
+    let all = [
+        Precision::F32,
+        Precision::Bf16,
+        Precision::Bf16Mixed,
+        Precision::F16,
+        Precision::F16Mixed,
+    ];
     let wanted = |p: &Precision| args.precision.is_none_or(|only| only == *p);
     let (mut wrong, mut first) = (0, None);
     for precision in all.into_iter().filter(wanted) {
@@ -60,8 +66,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 /// Why a device does not have a precision that was not asked for by name.
 fn lacks(first: &Cx, precision: Precision) -> Option<&'static str> {
     match (first.gpu(), precision) {
-        (None, Precision::F16) => Some("it is computed on CUDA only"),
-        (Some(gpu), Precision::Bf16) if !device::has_bf16(gpu) => {
+        (None, Precision::F16 | Precision::F16Mixed) => Some("it is computed on CUDA only"),
+        (Some(gpu), Precision::Bf16 | Precision::Bf16Mixed) if !device::has_bf16(gpu) => {
             Some("this card has no bf16 products")
         }
         _ => None,

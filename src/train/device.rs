@@ -31,11 +31,6 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
         let message = format!("`--threads`: {threads} is more than {MOST_THREADS}");
         return Err(UserError::from(Problem::new(message).hint("0 takes all cores")).into());
     }
-    if let Some(mixed @ (Precision::Bf16Mixed | Precision::F16Mixed)) = precision {
-        let problem = Problem::new(format!("`precision: {mixed}` is not supported yet"));
-        let hint = "bf16-true keeps adapters, gradients and optimizer in f32 and sums in f32";
-        return Err(UserError::from(problem.hint(hint)).into());
-    }
     let mut notes = Vec::new();
     let gpu = match device {
         Device::Cpu => None,
@@ -53,13 +48,14 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
     let Some(gpu) = gpu else { return on_cpu(precision, threads, notes) };
     let info = gpu.info();
     let precision = match precision {
-        Some(Precision::Bf16) if !has_bf16(&gpu) => {
+        Some(bf16 @ (Precision::Bf16 | Precision::Bf16Mixed)) if !has_bf16(&gpu) => {
             let (major, minor) = info.capability;
             let message = format!(
-                "`precision: bf16-true`: {} (compute capability {major}.{minor}) has no bf16 products",
+                "`precision: {bf16}`: {} (compute capability {major}.{minor}) has no bf16 products",
                 info.name
             );
-            let hint = "use `precision: 16-true` on this card";
+            let f16 = if bf16 == Precision::Bf16 { Precision::F16 } else { Precision::F16Mixed };
+            let hint = format!("use `precision: {f16}` on this card");
             return Err(UserError::from(Problem::new(message).hint(hint)).into());
         }
         Some(precision) => precision,
@@ -69,17 +65,21 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
             Precision::F16
         }
     };
-    Ok(Opened { cx: Cx::on_gpu(dtype(precision), gpu)?, precision, notes })
+    Ok(Opened { cx: mixed(Cx::on_gpu(dtype(precision), gpu)?, precision)?, precision, notes })
 }
 
 fn on_cpu(precision: Option<Precision>, threads: usize, notes: Vec<String>) -> Result<Opened> {
     let precision = precision.unwrap_or(Precision::Bf16);
-    if precision == Precision::F16 {
-        let problem = Problem::new("`precision: 16-true` needs a CUDA device");
-        let hint = "on the CPU use `bf16-true` or `32-true`";
+    if matches!(precision, Precision::F16 | Precision::F16Mixed) {
+        let problem = Problem::new(format!("`precision: {precision}` needs a CUDA device"));
+        let hint = match precision {
+            Precision::F16 => "on the CPU use `bf16-true` or `32-true`",
+            _ => "on the CPU use `bf16-mixed` or `32-true`",
+        };
         return Err(UserError::from(problem.hint(hint)).into());
     }
     let cx = Cx::cpu(dtype(precision), threads)
+        .and_then(|cx| mixed(cx, precision))
         .map_err(|e| UserError::from(Problem::new(e.to_string())))?;
     Ok(Opened { cx, precision, notes })
 }
@@ -101,8 +101,22 @@ pub fn has_bf16(gpu: &Gpu) -> bool {
     gpu.info().capability >= (8, 0)
 }
 
-/// The dtype of weights and activations.
-pub fn dtype(precision: Precision) -> DType {
+fn mixed(cx: Cx, precision: Precision) -> candle_core::Result<Cx> {
+    let products = products(precision);
+    if products == cx.compute() { Ok(cx) } else { cx.with_products(products) }
+}
+
+/// The dtype of products' operands: frozen weights, and what they are multiplied with.
+pub fn products(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 | Precision::Bf16Mixed => DType::BF16,
+        Precision::F16 | Precision::F16Mixed => DType::F16,
+    }
+}
+
+/// The dtype of values between ops.
+fn dtype(precision: Precision) -> DType {
     match precision {
         Precision::F32 | Precision::Bf16Mixed | Precision::F16Mixed => DType::F32,
         Precision::Bf16 => DType::BF16,

@@ -42,7 +42,7 @@ pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Result<()> 
 pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeReport> {
     let base_weights = match (config.quantize, config.merge.base) {
         (Some(quantize), MergeBase::Dequant) => {
-            BaseWeights::Dequant { nf4: device::nf4(quantize), compute: run.cx.compute() }
+            BaseWeights::Dequant { nf4: device::nf4(quantize), compute: run.cx.products() }
         }
         _ => BaseWeights::Original,
     };

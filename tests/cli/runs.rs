@@ -285,8 +285,11 @@ fn too_many_threads_are_refused() {
 
 #[test]
 fn f16_needs_cuda() {
-    let output = Home::new().smoke(&["--device", "cpu", "--precision", "16-true"]);
-    assert_refused(&output, &["`precision: 16-true` needs a CUDA device", "bf16-true"]);
+    for (f16, instead) in [("16-true", "bf16-true"), ("16-mixed", "bf16-mixed")] {
+        let output = Home::new().smoke(&["--device", "cpu", "--precision", f16]);
+        let refusal = format!("`precision: {f16}` needs a CUDA device");
+        assert_refused(&output, &[&refusal, instead]);
+    }
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -45,7 +45,7 @@ pub(super) fn choose(args: &Args) -> Result<Choice> {
     let of_run = run.as_ref().map(|r| (r.quantize, r.precision));
     let quantize = args.quantize.or(of_run.and_then(|r| r.0));
     let precision = args.precision.or(of_run.map(|r| r.1)).unwrap_or(Precision::Bf16);
-    let trained_on = quantize.map(|q| (device::nf4(q), device::dtype(precision)));
+    let trained_on = quantize.map(|q| (device::nf4(q), device::products(precision)));
     let source = match args.quantize {
         Some(_) => "`--quantize` says".to_owned(),
         None => format!("{} says", file.display()),

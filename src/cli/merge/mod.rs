@@ -163,8 +163,12 @@ impl Check {
         let texts = args.verify_text.as_deref().map(|f| texts::read(f, SEQUENCES)).transpose()?;
         let open = |precision| device::open(args.device, Some(precision), args.threads);
         let Opened { cx, notes, .. } = match open(precision) {
-            Err(_) if precision == Precision::F16 && !matches!(args.device, Device::Cuda(_)) => {
-                report::print_note("note: 16-true needs a CUDA device; verifying in 32-true");
+            Err(_)
+                if matches!(precision, Precision::F16 | Precision::F16Mixed)
+                    && !matches!(args.device, Device::Cuda(_)) =>
+            {
+                let note = format!("note: {precision} needs a CUDA device; verifying in 32-true");
+                report::print_note(note);
                 open(Precision::F32)?
             }
             opened => opened?,
