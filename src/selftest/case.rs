@@ -34,12 +34,12 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Inputs for ops that compute in `dtype`.
+    /// Inputs for ops whose products multiply values of `dtype`.
     pub fn new(seed: u64, dtype: DType) -> Self {
         Self { seed, drawn: 0, dtype }
     }
 
-    /// `n` values in −1..1 that the compute dtype holds exactly.
+    /// `n` values in −1..1 that the dtype holds exactly.
     pub fn values(&mut self, n: usize) -> Vec<f32> {
         let dtype = self.dtype;
         self.wide(n).into_iter().map(|x| rounded(x, dtype)).collect()
@@ -59,9 +59,10 @@ impl Inputs {
     }
 }
 
-/// The relative L2 error that one op may have: storing a result rounds each value once, a product of products twice.
-pub fn limit(cx: &Cx) -> f64 {
-    match cx.compute() {
+/// The relative L2 error that one op may have whose results are of `dtype`: storing a result rounds each value once, a product of
+/// products twice.
+pub fn limit(dtype: DType) -> f64 {
+    match dtype {
         DType::BF16 => 4e-3,
         DType::F16 => 6e-4,
         _ => 1e-5,

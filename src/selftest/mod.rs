@@ -34,10 +34,10 @@ pub fn run(cx: &Cx, seed: u64, timed: bool) -> Result<Report> {
     cx.poison();
     let mut lines = cx.install(|| ops::Checks::run(cx, seed))?;
     // In f32 on the CPU the steps would be compared with themselves.
-    let is_reference = cx.gpu().is_none() && cx.compute() == DType::F32;
+    let is_reference = cx.gpu().is_none() && cx.products() == DType::F32;
     let bases = [None, Some(Nf4::Single), Some(Nf4::Double)];
     for quantize in bases.into_iter().filter(|_| !is_reference) {
-        lines.extend(steps::check(cx, Training { seed, weights: cx.compute(), quantize })?);
+        lines.extend(steps::check(cx, Training { seed, weights: cx.products(), quantize })?);
     }
     let speeds = if timed { Some(cx.install(|| speed::measure(cx, seed))?) } else { None };
     Ok(Report { lines, speeds })

@@ -59,7 +59,7 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
         Some(_) => cx.compute().size_in_bytes(),
         None => 4,
     };
-    let mut inputs = Inputs::new(seed, cx.compute());
+    let mut inputs = Inputs::new(seed, cx.products());
     let mut pattern = |n: usize| -> Vec<f32> {
         let some = inputs.values(n.min(1 << 16));
         some.iter().copied().cycle().take(n).collect()
@@ -94,7 +94,7 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
 
     let packed = quant::quantize(&pattern_of(s.c * s.c), true);
     let bytes = s.c * s.c / 2 + s.c * s.c / 64;
-    let w = Weight::nf4(packed, cx.compute(), s.c, s.c)?.to_device(cx)?;
+    let w = Weight::nf4(packed, cx.products(), s.c, s.c)?.to_device(cx)?;
     let one = buf(1, s.c)?;
     let t = seconds(cx, || linear::forward(cx, &one, &w, Plus::default()).map(drop))?;
     add(

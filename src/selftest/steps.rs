@@ -45,7 +45,7 @@ struct Trace {
 pub fn check(cx: &Cx, training: Training) -> Result<Vec<Line>> {
     let reference = Cx::cpu(DType::F32, 0)?;
     let (ours, theirs) = (run(cx, training)?, run(&reference, training)?);
-    let (loss, gradient) = match cx.compute() {
+    let (loss, gradient) = match cx.products() {
         DType::BF16 => (1e-2, 5e-2),
         DType::F16 => (2e-3, 1e-2),
         _ => (1e-5, 1e-4),
@@ -107,7 +107,7 @@ impl Builder<'_> {
     fn dense(&mut self, rows: usize, cols: usize) -> Result<Arc<Weight>> {
         let values = self.values(rows * cols);
         let weight = match self.training.weights {
-            DType::BF16 if self.cx.compute() == DType::BF16 => {
+            DType::BF16 if self.cx.products() == DType::BF16 => {
                 Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols)?
             }
             _ => Weight::from_f32(values, rows, cols)?,
@@ -151,7 +151,8 @@ impl Builder<'_> {
                 down: self.linear(at("mlp.down_proj"), c, f, false)?,
             });
         }
-        let embed = self.dense(s.vocab, c)?;
+        let embed = self.values(s.vocab * c);
+        let embed = Arc::new(Weight::from_f32(embed, s.vocab, c)?.table_to_device(self.cx)?);
         let head = self.dense(s.vocab, c)?;
         let head = Linear { path: "lm_head".into(), weight: head, bias: None, adapter: None };
         let (norm, frequencies) = (self.norm(c)?, rope::frequencies(&s));
@@ -194,7 +195,7 @@ fn run(cx: &Cx, training: Training) -> Result<Trace> {
     let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     let mut optimizer = AdamW::new(config, cx, &arena)?;
     let table = decoder.rope_table(cx, decoder.spec.context)?;
-    let scale = if cx.compute() == DType::F16 { 1024.0 } else { 1.0f32 };
+    let scale = if cx.products() == DType::F16 { 1024.0 } else { 1.0f32 };
     let mut trace = Trace { losses: Vec::new(), gradients: Vec::new() };
     for step in 0..STEPS {
         let (sequences, mut labels) = batch(&mut builder.inputs, decoder.spec.vocab);

@@ -33,7 +33,7 @@ impl<'a> Checks<'a> {
     /// # Errors
     /// When an op fails rather than errs.
     pub fn run(cx: &'a Cx, seed: u64) -> Result<Vec<Line>> {
-        let mut checks = Self { cx, inputs: Inputs::new(seed, cx.compute()), lines: Vec::new() };
+        let mut checks = Self { cx, inputs: Inputs::new(seed, cx.products()), lines: Vec::new() };
         checks.rows()?;
         checks.embedding()?;
         checks.linear()?;
@@ -58,9 +58,9 @@ impl<'a> Checks<'a> {
         self.cx.from_slice(values, &[values.len() / cols, cols])
     }
 
-    /// A dense weight in the compute dtype.
+    /// A dense weight in the products' dtype.
     fn weight(&self, w: &[f32], rows: usize, cols: usize) -> Result<Weight> {
-        let weight = match self.cx.compute() {
+        let weight = match self.cx.products() {
             DType::BF16 => {
                 Weight::from_bf16(w.iter().map(|w| bf16::from_f32(*w)).collect(), rows, cols)?
             }
@@ -70,7 +70,12 @@ impl<'a> Checks<'a> {
     }
 
     fn check(&mut self, what: &str, shape: String, ours: &[f32], theirs: &[f64]) {
-        let limit = limit(self.cx);
+        self.check_in(self.cx.compute(), what, shape, ours, theirs);
+    }
+
+    /// As [`Self::check`], of a result whose values were rounded to `dtype`.
+    fn check_in(&mut self, dtype: DType, what: &str, shape: String, ours: &[f32], theirs: &[f64]) {
+        let limit = limit(dtype);
         let line = Line { what: what.into(), shape, error: error(ours, theirs), limit };
         self.lines.push(line);
     }
@@ -201,7 +206,7 @@ impl<'a> Checks<'a> {
         let shape = format!("{N} x {v}");
         self.check("cross_entropy", shape.clone(), &nll, &want_nll);
         let dz = dz.map(|dz| dz.to_f32()).transpose()?.unwrap_or_default();
-        self.check("cross_entropy dz", shape, &dz, &want_dz);
+        self.check_in(self.cx.products(), "cross_entropy dz", shape, &dz, &want_dz);
         Ok(())
     }
 

@@ -63,10 +63,10 @@ impl Checks<'_> {
         let (rows, cols) = (67, 128);
         let packed = quant::quantize(&self.inputs.values(rows * cols), nested);
         let exact = reference::dequantize(&packed);
-        let weight = Weight::nf4(packed, self.cx.compute(), rows, cols)?.to_device(self.cx)?;
+        let weight = Weight::nf4(packed, self.cx.products(), rows, cols)?.to_device(self.cx)?;
         let what = if nested { "nf4-dq" } else { "nf4" };
         let values: Vec<f32> =
-            exact.iter().map(|v| rounded(*v as f32, self.cx.compute())).collect();
+            exact.iter().map(|v| rounded(*v as f32, self.cx.products())).collect();
         self.product(&format!("{what} linear"), &weight, &values, false)
     }
 
@@ -128,10 +128,12 @@ impl Checks<'_> {
 
         let what = if p > 0.0 { "lora with dropout" } else { "lora" };
         let shape = format!("{N} x {C} x {OUT}, r {r}");
-        self.check(what, shape.clone(), &y.to_f32()?, &want_y);
-        self.check(&format!("{what} dx"), shape.clone(), &dx.to_f32()?, &want_dx);
-        self.check(&format!("{what} dA"), shape.clone(), arena.grad(&sa), &want_da);
-        self.check(&format!("{what} dB"), shape, arena.grad(&sb), &want_db);
+        // u and du are operands of further products.
+        let dtype = self.cx.products();
+        self.check_in(dtype, what, shape.clone(), &y.to_f32()?, &want_y);
+        self.check_in(dtype, &format!("{what} dx"), shape.clone(), &dx.to_f32()?, &want_dx);
+        self.check_in(dtype, &format!("{what} dA"), shape.clone(), arena.grad(&sa), &want_da);
+        self.check_in(dtype, &format!("{what} dB"), shape, arena.grad(&sb), &want_db);
         Ok(())
     }
 
