@@ -29,8 +29,10 @@ const NORM: f64 = 1e-5;
 const GRAD: f64 = 1e-5;
 const ADAPTER: f64 = 1e-4;
 const LOGITS: f64 = 1e-5;
-/// bf16 losses against PEFT's bf16.
+/// bf16 losses against PEFT's bf16, mixed ones against torch's autocast.
 const BF16_LOSS: f64 = 1e-3;
+/// Logits of operands that are rounded to bf16: values that differ by the order of a sum may be rounded to either side.
+const ROUNDED_LOGITS: f64 = 1e-3;
 
 type Tensors = BTreeMap<String, Vec<f32>>;
 
@@ -85,10 +87,11 @@ impl Fixture {
     }
 }
 
-/// The type of the computation and how the base is packed.
+/// The types of values between ops and of products' operands, and how the base is packed.
 #[derive(Clone, Copy)]
 struct Storage {
     compute: DType,
+    products: DType,
     quantize: Option<Nf4>,
 }
 
@@ -99,15 +102,20 @@ struct Model {
 }
 
 /// On the device that `VFT_TEST_DEVICE` names: cpu or cuda.
-fn context(compute: DType, threads: usize) -> Cx {
-    match std::env::var("VFT_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Cx::on_gpu(compute, Gpu::open(0).unwrap()).unwrap(),
-        _ => Cx::cpu(compute, threads).unwrap(),
+fn context(storage: Storage, threads: usize) -> Cx {
+    let cx = match std::env::var("VFT_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Cx::on_gpu(storage.compute, Gpu::open(0).unwrap()).unwrap(),
+        _ => Cx::cpu(storage.compute, threads).unwrap(),
+    };
+    if storage.products == storage.compute {
+        cx
+    } else {
+        cx.with_products(storage.products).unwrap()
     }
 }
 
 fn model(f: &Fixture, storage: Storage, with_adapter: bool, threads: usize) -> Model {
-    let cx = context(storage.compute, threads);
+    let cx = context(storage, threads);
     let mut decoder = load(&cx, &f.dir, storage.quantize).unwrap();
     let mut arena = Arena::default();
     if with_adapter {
@@ -210,7 +218,11 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
 
 const PLAIN: Training = Training { draw: None, keep: Keep::All };
 
-const F32: Storage = Storage { compute: DType::F32, quantize: None };
+const F32: Storage = Storage { compute: DType::F32, products: DType::F32, quantize: None };
+const BF16: Storage = Storage { compute: DType::BF16, products: DType::BF16, quantize: None };
+const MIXED: Storage = Storage { compute: DType::F32, products: DType::BF16, quantize: None };
+const NF4: Storage = Storage { quantize: Some(Nf4::Single), ..F32 };
+const NF4_DQ: Storage = Storage { quantize: Some(Nf4::Double), ..F32 };
 
 fn logits(f: &Fixture, m: &Model) -> Vec<f32> {
     let tokens = Tokens::new([(f.rows[0].0.as_slice(), 0)]);
@@ -254,21 +266,17 @@ fn check_trace(family: &str, stem: &str, storage: Storage) {
     assert!(error < ADAPTER, "{family} {stem} final adapter: {error:e} of the movement");
 }
 
-fn check_bf16(family: &str) {
+/// 20 steps over all rows.
+fn check_losses(family: &str, storage: Storage, theirs: &Value) {
     let f = Fixture::read(family, "trace");
-    let storage = Storage { compute: DType::BF16, quantize: None };
     let mut m = model(&f, storage, true, 1);
-    let theirs = f.trace["bf16_losses"].as_array().unwrap();
+    let theirs = theirs.as_array().unwrap();
     for (i, (ours, theirs)) in
         train_windows(&f, &mut m, 20, f.rows.len(), 12, |_, _| ()).iter().zip(theirs).enumerate()
     {
         let theirs = theirs.as_f64().unwrap();
         let error = ((ours.loss - theirs) / theirs).abs();
-        assert!(
-            error < BF16_LOSS,
-            "{family} bf16 loss of step {i}: {} against {theirs}",
-            ours.loss
-        );
+        assert!(error < BF16_LOSS, "{family} loss of step {i}: {} against {theirs}", ours.loss);
     }
 }
 
@@ -287,7 +295,8 @@ macro_rules! families {
 
             #[test]
             fn bf16_losses_are_pefts() {
-                super::check_bf16($dir);
+                let theirs = &super::Fixture::read($dir, "trace").trace["bf16_losses"];
+                super::check_losses($dir, super::BF16, theirs);
             }
         }
     )*
@@ -315,9 +324,6 @@ families! {
     qwen2_biases: "qwen2";
 }
 
-const NF4: Storage = Storage { compute: DType::F32, quantize: Some(Nf4::Single) };
-const NF4_DQ: Storage = Storage { compute: DType::F32, quantize: Some(Nf4::Double) };
-
 #[test]
 fn llama_nf4_trace_is_pefts() {
     check_trace("llama", "trace-nf4", NF4);
@@ -343,20 +349,52 @@ fn nf4_logits_are_pefts() {
     check_logits("llama", "trace-nf4", NF4);
 }
 
+#[test]
+fn mixed_losses_are_autocasts() {
+    for family in ["llama", "llama3", "qwen2"] {
+        check_losses(family, MIXED, &Fixture::read(family, "trace-mixed").trace["losses"]);
+    }
+}
+
+#[test]
+fn mixed_logits_are_those_of_rounded_operands() {
+    // Weights in bf16; in f32 with a tied head; in bf16 with biases and a tied head.
+    for family in ["llama", "llama3", "qwen2"] {
+        let (f, theirs) = (Fixture::read(family, "trace"), Fixture::read(family, "trace-mixed"));
+        for (with_adapter, name) in [(false, "logits.base"), (true, "logits.adapter")] {
+            let ours = logits(&f, &model(&f, MIXED, with_adapter, 1));
+            let error = relative(&ours, &theirs.tensors[name]);
+            assert!(error < ROUNDED_LOGITS, "{family} {name}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn mixed_gradients_are_nearer_to_f32_than_those_of_bf16() {
+    for family in ["llama", "qwen2", "mistral", "smollm2"] {
+        let f32s = first_gradients(family, F32, 4);
+        let error = |storage| relative(&first_gradients(family, storage, 4), &f32s);
+        let (mixed, bf16) = (error(MIXED), error(BF16));
+        assert!(mixed < 0.85 * bf16, "{family}: {mixed:e} in mixed, {bf16:e} in bf16");
+    }
+}
+
 /// The first step's gradients with `micro` rows at a time.
-fn first_gradients(family: &str, micro: usize) -> Vec<f32> {
+fn first_gradients(family: &str, storage: Storage, micro: usize) -> Vec<f32> {
     let f = Fixture::read(family, "trace");
     let mut grads = Vec::new();
-    train(&f, &mut model(&f, F32, true, 2), 1, micro, |_, arena| grads.clone_from(&arena.grads));
+    train(&f, &mut model(&f, storage, true, 2), 1, micro, |_, arena| {
+        grads.clone_from(&arena.grads)
+    });
     grads
 }
 
 #[test]
 fn gradients_do_not_depend_on_the_split_into_micro_batches() {
     for family in ["mistral", "qwen2", "smollm2", "llama-yarn"] {
-        let whole = first_gradients(family, 4);
+        let whole = first_gradients(family, F32, 4);
         for micro in [1, 2, 3] {
-            let error = relative(&first_gradients(family, micro), &whole);
+            let error = relative(&first_gradients(family, F32, micro), &whole);
             assert!(error < 1e-6, "{family}, {micro} rows at a time: {error:e}");
         }
     }
@@ -365,8 +403,7 @@ fn gradients_do_not_depend_on_the_split_into_micro_batches() {
 #[test]
 fn bits_do_not_depend_on_threads() {
     let f = Fixture::read("qwen2", "trace");
-    let bf16 = Storage { compute: DType::BF16, quantize: None };
-    for storage in [NF4, bf16] {
+    for storage in [NF4, BF16, MIXED] {
         let adapter = |threads| {
             let mut m = model(&f, storage, true, threads);
             train(&f, &mut m, 4, 2, |_, _| ());
@@ -435,13 +472,18 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
 #[test]
 fn steps_after_the_second_allocate_no_buffers() {
     let f = Fixture::read("llama", "trace");
-    let bf16 = Storage { compute: DType::BF16, quantize: None };
-    for (storage, threads) in [(F32, 1), (bf16, 2)] {
+    for (storage, threads) in [(F32, 1), (BF16, 2), (MIXED, 2)] {
         let mut m = model(&f, storage, true, threads);
         m.cx.set_token_capacity(128);
         train(&f, &mut m, 2, 2, |_, _| ());
         let before = m.cx.fresh_allocations();
         train(&f, &mut m, 4, 2, |_, _| ());
-        assert_eq!(m.cx.fresh_allocations(), before, "{:?}", storage.compute);
+        assert_eq!(
+            m.cx.fresh_allocations(),
+            before,
+            "{:?}, {:?}",
+            storage.compute,
+            storage.products
+        );
     }
 }
