@@ -68,17 +68,29 @@ fn a_qlora_run_is_the_cpus() {
 }
 
 #[test]
+fn a_mixed_run_with_dropout_is_the_cpus() {
+    assert_same_run(&["--precision", "bf16-mixed", "--lora_dropout", "0.1"], 1e-3);
+}
+
+#[test]
 fn f16_records_its_loss_scale() {
-    let (output, records) = smoke(&["--device", "cuda", "--precision", "16-true"], &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(records[0]["loss_scale"].as_f64(), Some(65536.0));
+    for precision in ["16-true", "16-mixed"] {
+        let (output, records) = smoke(&["--device", "cuda", "--precision", precision], &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(records[0]["loss_scale"].as_f64(), Some(65536.0), "{precision}");
+    }
 }
 
 #[test]
 fn f16_losses_are_those_of_f32() {
     let run = |precision| losses(&smoke(&["--device", "cuda", "--precision", precision], &[]).1);
-    for (half, single) in run("16-true").iter().zip(run("32-true")) {
-        assert!((half / single - 1.0).abs() < 5e-3, "f16 {half}, f32 {single}");
+    let single = run("32-true");
+    for precision in ["16-true", "16-mixed"] {
+        let half = run(precision);
+        assert_eq!(half.len(), single.len(), "{precision}");
+        for (half, single) in half.iter().zip(&single) {
+            assert!((half / single - 1.0).abs() < 5e-3, "{precision} {half}, f32 {single}");
+        }
     }
 }
 
@@ -134,8 +146,12 @@ fn an_old_card_is_refused() {
 
 #[test]
 fn bf16_on_a_t4_is_refused_with_the_way_out() {
-    let more = ["--precision", "bf16-true"];
-    assert_refused(&[("VFT_FAKE_CAPABILITY", "75")], &more, &["bf16-true", "16-true"]);
+    for (bf16, f16) in
+        [("bf16-true", "`precision: 16-true`"), ("bf16-mixed", "`precision: 16-mixed`")]
+    {
+        let more = ["--precision", bf16];
+        assert_refused(&[("VFT_FAKE_CAPABILITY", "75")], &more, &[bf16, f16]);
+    }
 }
 
 #[test]
