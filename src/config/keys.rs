@@ -27,7 +27,7 @@ keys! {
     "out_dir", "path", "out/finetune/lora", "where the run writes";
     "resume", "false | auto | path", "false", "go on from the newest good checkpoint in out_dir, if there is one (auto), or from a checkpoint";
     "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
-    "precision", "32-true | bf16-true | 16-true | bf16-mixed | 16-mixed", "bf16-true", "type of weights and activations; the mixed ones are known and refused yet; 16 on CUDA only, and 16-true the default on cards without bf16";
+    "precision", "32-true | bf16-true | 16-true | bf16-mixed | 16-mixed", "bf16-true", "type of weights and activations; in the mixed ones the residual stream, norms, softmax and loss are f32; 16 on CUDA only, and 16-true the default on cards without bf16";
     "quantize", "bnb.nf4 | bnb.nf4-dq | null", "null", "4-bit base weights (QLoRA); -dq quantises the scales too";
     "lora_r", "integer", "8", "rank of the adapters";
     "lora_alpha", "number", "16", "adapters are scaled by lora_alpha / lora_r";
