@@ -5,6 +5,7 @@ use super::answers::{Writer, answer_span};
 use super::{Encoder, Fault, IGNORED, Tokens};
 use crate::config::TrainOn;
 use serde_json::Value;
+use std::ops::Range;
 
 impl Encoder<'_> {
     /// The tokens of a conversation; its answers are labels up to the closing special token, or everything is.
@@ -38,7 +39,7 @@ impl Encoder<'_> {
         let mut closed = true;
         for (i, _) in turns.iter().enumerate().filter(|(_, t)| t.role == Role::Assistant) {
             // Where everything is trained, only an answer that is not, and the end of the last, must be found.
-            let all = !mask && trained(i);
+            let all = !mask && trained(i) && turns[i].untrained.is_empty();
             // Where it is not, an answer that is not trained needs no place.
             if last != Some(i) && (all || mask && !trained(i)) {
                 continue;
@@ -52,13 +53,13 @@ impl Encoder<'_> {
             let touches =
                 |t: &usize| bytes[*t].start < span.bytes.end && bytes[*t].end > span.bytes.start;
             let inside: Vec<usize> = (0..bytes.len()).filter(touches).collect();
+            let content = turns[i].content.trim();
+            let at = match span.content_end {
+                Some(end) => Some(end - content.len()),
+                None => text[span.bytes.clone()].find(content).map(|at| span.bytes.start + at),
+            };
             // What the answer itself says closes nothing.
-            let said = span.content_end.or_else(|| {
-                let content = turns[i].content.trim();
-                let at = text[span.bytes.clone()].find(content)?;
-                Some(span.bytes.start + at + content.len())
-            });
-            let said = said.unwrap_or(span.bytes.start);
+            let said = at.map_or(span.bytes.start, |at| at + content.len());
             let stops = |t: &usize| {
                 let closes =
                     self.tokenizer.is_special(ids[*t]) || Some(ids[*t]) == self.tokenizer.eos_id;
@@ -78,12 +79,34 @@ impl Encoder<'_> {
             for t in start..end.unwrap_or(stop + 1) {
                 labels[t] = if trained(i) { ids[t] as i32 } else { IGNORED };
             }
+            if trained(i) && !turns[i].untrained.is_empty() {
+                let at = at.ok_or("the chat template does not write an answer as it is, so its untrained parts cannot be told apart")?;
+                let trimmed = turns[i].content.len() - turns[i].content.trim_start().len();
+                let place = |byte: usize| at + byte.saturating_sub(trimmed).min(content.len());
+                let parts = turns[i].untrained.iter().map(|r| place(r.start)..place(r.end));
+                leave_out(&mut labels, &bytes, parts);
+            }
         }
         if !closed && let Some(eos) = self.tokenizer.eos_id {
             ids.push(eos);
             labels.push(if last.is_none_or(trained) { eos as i32 } else { IGNORED });
         }
         Ok((ids, labels, prompt))
+    }
+}
+
+/// Takes the tokens that have a byte in one of `parts` out of what is trained.
+pub(super) fn leave_out(
+    labels: &mut [i32],
+    bytes: &[Range<usize>],
+    parts: impl Iterator<Item = Range<usize>>,
+) {
+    for part in parts {
+        for (label, token) in labels.iter_mut().zip(bytes) {
+            if token.start < part.end && token.end > part.start {
+                *label = IGNORED;
+            }
+        }
     }
 }
 
@@ -112,6 +135,15 @@ mod tests {
 
     /// The trained text of a conversation by the bundled tokenizer with another chat template.
     fn trained(template: &str, answer: &str) -> Result<String, Fault> {
+        trained_but(template, answer, None)
+    }
+
+    /// As [`trained`], without some bytes of the answer.
+    fn trained_but(
+        template: &str,
+        answer: &str,
+        untrained: Option<Range<usize>>,
+    ) -> Result<String, Fault> {
         let home = tempfile::tempdir().unwrap();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
         for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -131,6 +163,7 @@ mod tests {
             ignore_index: -100,
         };
         let mut turns = vec![Turn::new(Role::User, "a"), Turn::new(Role::Assistant, answer)];
+        turns[1].untrained.extend(untrained);
         if answer.is_empty() {
             let call = serde_json::json!([{"function": {"name": "weather", "arguments": {}}}]);
             turns[1].extra.insert("tool_calls".into(), call);
@@ -155,6 +188,12 @@ mod tests {
     fn a_special_token_in_an_answer_ends_nothing() {
         let text = trained(LINES, "one <|im_end|> tail").unwrap();
         assert_eq!(text.trim_start(), "one <|im_end|> tail\n<|im_end|>");
+    }
+
+    #[test]
+    fn a_part_of_an_answer_is_left_out() {
+        let text = trained_but(LINES, " đất trời mưa", Some(0..7)).unwrap();
+        assert_eq!(text.trim_start(), "trời mưa\n<|im_end|>");
     }
 
     #[test]

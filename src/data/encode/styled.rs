@@ -4,6 +4,7 @@
 
 use super::super::row::{Role, Row, Turn};
 use super::super::style::Exchange;
+use super::chat::leave_out;
 use super::{Encoder, Fault, IGNORED, Tokens};
 use crate::config::TrainOn;
 use serde_json::Map;
@@ -52,7 +53,9 @@ impl Encoder<'_> {
                             };
                             let trained =
                                 turn.train && (self.train_on != TrainOn::Last || last == Some(i));
-                            add(self.part(&exchange, &turn.content, first, trained)?);
+                            let mut tokens = self.part(&exchange, &turn.content, first, trained)?;
+                            self.leave_parts_out(&mut tokens, turn)?;
+                            add(tokens);
                             first = false;
                         }
                         _ => {
@@ -87,6 +90,17 @@ impl Encoder<'_> {
             labels[asked..].fill(IGNORED);
         }
         Ok((ids, labels, asked))
+    }
+
+    /// Takes the parts of an answer that are not trained out of the labels of its exchange.
+    fn leave_parts_out(&self, tokens: &mut Tokens, answer: &Turn) -> Result<(), Fault> {
+        let (_, labels, asked) = tokens;
+        if !answer.untrained.is_empty() {
+            let encoded = self.tokenizer.encode_with_bytes(&answer.content);
+            let (_, bytes) = encoded.map_err(|e| e.to_string())?;
+            leave_out(&mut labels[*asked..], &bytes, answer.untrained.iter().cloned());
+        }
+        Ok(())
     }
 
     /// Prompt and answer encoded apart, and EOS; `first` may get what the tokenizer puts in front of a text.

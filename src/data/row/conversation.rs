@@ -8,7 +8,7 @@ use super::{Notes, Role, Turn};
 
 /// The turns in order.
 pub(super) fn mended(turns: Vec<Turn>, notes: &mut Notes) -> Result<Vec<Turn>, String> {
-    let mut turns = joined(turns, notes)?;
+    let mut turns = joined(turns, notes);
     let start = turns.iter().position(|t| t.role != Role::System).unwrap_or(turns.len());
     let spoken = |t: &Turn| matches!(t.role, Role::Assistant | Role::Tool);
     let before = turns[start..].iter().take_while(|t| spoken(t)).count();
@@ -31,28 +31,21 @@ pub(super) fn mended(turns: Vec<Turn>, notes: &mut Notes) -> Result<Vec<Turn>, S
     Ok(turns)
 }
 
-fn joined(turns: Vec<Turn>, notes: &mut Notes) -> Result<Vec<Turn>, String> {
+fn joined(turns: Vec<Turn>, notes: &mut Notes) -> Vec<Turn> {
     let mut kept: Vec<Turn> = Vec::with_capacity(turns.len());
-    for (i, turn) in turns.into_iter().enumerate() {
+    for turn in turns {
         let called =
             |t: &Turn| ["tool_calls", "tool_call_id"].iter().any(|k| t.extra.contains_key(*k));
         let plain = |t: &Turn| t.role != Role::Tool && !called(t);
         match kept.last_mut() {
             Some(last) if last.role == turn.role && plain(last) && plain(&turn) => {
-                if last.train != turn.train {
-                    return Err(format!(
-                        "has two {} turns in a row, of which only one is trained (turn {i}); they cannot be joined",
-                        turn.role.name()
-                    ));
-                }
-                last.content.push_str("\n\n");
-                last.content.push_str(&turn.content);
+                last.join(&turn);
                 *notes |= Notes::JOINED;
             }
             _ => kept.push(turn),
         }
     }
-    Ok(kept)
+    kept
 }
 
 /// The row's system prompt before its turns.
@@ -96,11 +89,14 @@ pub struct Exchange {
 /// Exchanges whose answer is not trained are left out.
 ///
 /// # Errors
-/// A message without place, when the conversation calls tools: its parts mean nothing apart.
+/// A message without place, when the conversation calls tools, whose exchanges mean nothing apart, or an answer is trained in part.
 pub fn exchanges(turns: &[Turn]) -> Result<Vec<Exchange>, String> {
     let plain = |t: &Turn| t.role != Role::Tool && !t.extra.contains_key("tool_calls");
     if !turns.iter().all(plain) {
         return Err("calls tools, so its exchanges mean nothing apart; read it whole (`multi_turn: conversation`)".into());
+    }
+    if !turns.iter().all(|t| t.untrained.is_empty()) {
+        return Err("has an answer that is trained in part, and exchanges have none; read it whole (`multi_turn: conversation`)".into());
     }
     let system = turns.first().filter(|t| t.role == Role::System).map(|t| t.content.clone());
     let pair = |w: &[Turn]| {

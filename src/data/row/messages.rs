@@ -1,8 +1,8 @@
 //! Lists of messages: OpenAI's `messages`, ShareGPT's `conversations`, and lists of plain texts (LIMA, UltraChat).
 //!
 //! A message has `role` or `from`, and `content` or `value`: text, null beside `tool_calls`, or a list of text parts, which are joined.
-//! `train` (Axolotl), `weight` 0 or 1 (OpenAI) and `loss` (XTuner, also as the text "False") say whether an answer is trained; on parts
-//! they must agree, because a turn is trained whole or not at all. Other members are kept for the chat template; a call's
+//! `train` (Axolotl), `weight` 0 or 1 (OpenAI) and `loss` (XTuner, also as the text "False") say whether an answer is trained; on a part
+//! they count for this part. Other members are kept for the chat template; a call's
 //! `arguments` given as JSON text become the object that templates expect. ShareGPT's `function_call` becomes a call.
 //!
 //! Where a list or `tools` is text, as in CSV, it is read as JSON.
@@ -101,24 +101,24 @@ fn turn(message: &Map<String, Value>) -> Result<Turn, String> {
             extra.insert(key.clone(), value.clone());
         }
     }
-    let mut train = flag(message)?;
-    let mut content = match member(["content", "value"]) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => parted(parts, &mut train)?,
+    let mut turn = Turn { train: flag(message)?.unwrap_or(true), ..Turn::new(role, "") };
+    match member(["content", "value"]) {
+        Some(Value::String(text)) => turn.content.clone_from(text),
+        Some(Value::Array(parts)) => add_parts(&mut turn, parts)?,
         None | Some(Value::Null) if extra.contains_key("tool_calls") => {
             extra.insert("content".into(), Value::Null);
-            String::new()
         }
         None => return Err("has no `content`".into()),
         Some(other) => return Err(format!("the content is {}, not text", kind(other))),
-    };
+    }
     if matches!(name.as_str(), "function_call" | "tool_call")
-        && let Some(calls) = spoken_calls(&content)
+        && let Some(calls) = spoken_calls(&turn.content)
     {
         extra.insert("tool_calls".into(), calls);
-        content.clear();
+        turn.content.clear();
+        turn.untrained.clear();
     }
-    Ok(Turn { role, content, train: train.unwrap_or(true), extra })
+    Ok(Turn { extra, ..turn })
 }
 
 /// Whether a message or part says that it is trained.
@@ -148,34 +148,24 @@ fn flag(members: &Map<String, Value>) -> Result<Option<bool>, String> {
     Ok(said)
 }
 
-/// The text of content parts; what they say of training must be the same.
-fn parted(parts: &[Value], train: &mut Option<bool>) -> Result<String, String> {
-    let mut text = String::new();
-    let mut flags = Vec::new();
+/// Adds the text of content parts; what a part says of training counts for it.
+fn add_parts(turn: &mut Turn, parts: &[Value]) -> Result<(), String> {
+    let train = turn.train;
     for part in parts {
         let Value::Object(members) = part else {
             return Err(format!("a content part is {}, no object", kind(part)));
         };
         match (members.get("type").and_then(Value::as_str), members.get("text")) {
-            (None | Some("text"), Some(Value::String(t))) => text.push_str(t),
+            (None | Some("text"), Some(Value::String(text))) => {
+                turn.push(text, flag(members)?.unwrap_or(train));
+            }
             (Some(other), _) if other != "text" => {
                 return Err(format!("a content part is `{other}`; only text is read"));
             }
             _ => return Err("a content part has no `text`".into()),
         }
-        flags.push(flag(members)?);
     }
-    let first = flags.first().copied().flatten();
-    if flags.iter().any(|f| f.unwrap_or(true) != first.unwrap_or(true)) {
-        return Err("its parts are trained in part; a turn is trained whole or not, so make turns of the parts".into());
-    }
-    if let (Some(a), Some(b)) = (*train, first)
-        && a != b
-    {
-        return Err("the message and its parts contradict each other on being trained".into());
-    }
-    *train = train.or(first);
-    Ok(text)
+    Ok(())
 }
 
 /// Tool calls as chat templates read them; `None` for an empty list.

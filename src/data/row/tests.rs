@@ -217,10 +217,11 @@ fn turns_of_one_role_are_joined() {
 }
 
 #[test]
-fn turns_trained_differently_are_not_joined() {
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0},
-        {"role": "assistant", "content": "b"}]});
-    assert!(error(&row).contains("cannot be joined"));
+fn turns_trained_differently_are_joined_and_trained_in_part() {
+    let answer =
+        |text: &str, weight: i32| json!({"role": "assistant", "content": text, "weight": weight});
+    let row = json!({"messages": [{"role": "user", "content": "q"}, answer("a", 0), answer("b", 1), answer("c", 0)]});
+    assert_eq!(turns(&row)[1].untrained, [0..1, 4..6, 6..7]);
 }
 
 #[test]
@@ -262,10 +263,18 @@ fn parts_are_joined_and_may_mask_the_turn() {
 }
 
 #[test]
-fn a_turn_trained_in_part_is_refused() {
-    let parts = json!([{"type": "text", "text": "a", "weight": 0}, {"type": "text", "text": "b"}]);
+fn a_part_says_whether_it_is_trained() {
+    let parts = json!([{"type": "text", "text": "a", "weight": 0}, {"type": "text", "text": "bc"}, {"text": "d", "train": false}]);
     let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]});
-    assert!(error(&row).starts_with("messages[1]: its parts are trained in part"));
+    assert_eq!(turns(&row)[1].untrained, [0..1, 3..4]);
+}
+
+#[test]
+fn a_part_counts_for_more_than_its_message() {
+    let parts = json!([{"text": "a"}, {"text": "b", "train": true}]);
+    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts, "train": false}]});
+    let answer = &turns(&row)[1];
+    assert_eq!((answer.train, answer.untrained.first()), (true, Some(&(0..1))));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One message of a conversation, and who speaks.
 
 use serde_json::{Map, Value};
+use std::ops::Range;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,10 @@ pub struct Turn {
     pub role: Role,
     /// What is said.
     pub content: String,
-    /// Whether an assistant's turn is trained.
+    /// Whether an assistant's turn is trained, in part at least.
     pub train: bool,
+    /// Bytes of the content of a trained turn that are not trained.
+    pub untrained: Vec<Range<usize>>,
     /// The message's other members, as chat templates read them: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`; and
     /// `content: null` beside tool calls.
     pub extra: Map<String, Value>,
@@ -69,7 +72,28 @@ pub struct Turn {
 impl Turn {
     /// A message that is text alone, and trained if it is an answer.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), train: true, extra: Map::new() }
+        let content = content.into();
+        Self { role, content, train: true, untrained: Vec::new(), extra: Map::new() }
+    }
+
+    /// Adds text to the content, trained or not.
+    pub(super) fn push(&mut self, text: &str, trained: bool) {
+        let before = self.content.len();
+        self.content.push_str(text);
+        if before > 0 && self.train && !trained && !text.is_empty() {
+            self.untrained.push(before..self.content.len());
+        } else if before > 0 && !self.train && trained {
+            self.untrained.push(0..before);
+        }
+        self.train = trained || self.train && before > 0;
+    }
+
+    /// Adds another turn of the same role as a paragraph of its own.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.push("\n\n", other.train);
+        let start = self.content.len();
+        self.push(&other.content, other.train);
+        self.untrained.extend(other.untrained.iter().map(|r| r.start + start..r.end + start));
     }
 
     /// The message as chat templates read it.
