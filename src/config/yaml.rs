@@ -177,14 +177,27 @@ impl Builder<'_> {
 
     fn mapping(&mut self, events: &mut Events<'_>, depth: usize) -> Result<Vec<(Key, Node)>> {
         let mut items: Vec<(Key, Node)> = Vec::new();
+        let mut merged: Vec<(Key, Node)> = Vec::new();
         loop {
             let (event, span) = self.next(events)?;
             if event == Event::MappingEnd {
+                // What is written here wins over what is merged, and of several merged mappings the first.
+                for (key, node) in merged {
+                    if !items.iter().any(|(k, _)| k.name == key.name) {
+                        items.push((key, node));
+                    }
+                }
                 return Ok(items);
             }
-            let Event::Scalar(name, ..) = event else {
+            let Event::Scalar(name, style, ..) = event else {
                 return Err(self.at(span, "a key must be a plain word").into());
             };
+            if name == "<<" && style == ScalarStyle::Plain {
+                let (event, span) = self.next(events)?;
+                let node = self.node(events, event, span, depth + 1)?;
+                self.merge(node, &mut merged)?;
+                continue;
+            }
             let key = Key {
                 name: name.into_owned(),
                 line: span.start.line(),
@@ -199,6 +212,21 @@ impl Builder<'_> {
             let node = self.node(events, event, span, depth + 1)?;
             items.push((key, node));
         }
+    }
+
+    /// The mappings that `<<` brings in (<https://yaml.org/type/merge.html>): one, or a list of them.
+    fn merge(&self, node: Node, into: &mut Vec<(Key, Node)>) -> Result<()> {
+        match node.value {
+            Value::Map(items) => into.extend(items),
+            Value::Seq(list) if list.iter().all(|n| matches!(n.value, Value::Map(_))) => {
+                list.into_iter().try_for_each(|n| self.merge(n, into))?;
+            }
+            _ => {
+                let message = "`<<` merges a mapping, or a list of them";
+                return Err(Problem::at(self.path, node.line, node.column, message).into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -240,6 +268,24 @@ mod tests {
             text += &format!("a{i}: &a{i} [{refs}]\n");
         }
         assert!(error(&text).contains("after aliases are resolved"));
+    }
+
+    /// As PyYAML 6.0.3 loads it: `b` and `c` are {'x': 1, 'y': 3}.
+    #[test]
+    fn merged_keys_give_way_to_written_ones() {
+        let text = "a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  y: 3\nc:\n  <<: [*b, *a]\n";
+        let plain = parse(Path::new("x"), "{y: 3, x: 1}").unwrap();
+        let Value::Map(items) = parse(Path::new("x"), text).unwrap().value else { panic!() };
+        let shape = |node: &Node| -> Vec<(String, Value)> {
+            let Value::Map(items) = &node.value else { panic!() };
+            items.iter().map(|(k, n)| (k.name.clone(), n.value.clone())).collect()
+        };
+        assert_eq!([shape(&items[1].1), shape(&items[2].1)], [shape(&plain), shape(&plain)]);
+    }
+
+    #[test]
+    fn only_mappings_are_merged() {
+        assert!(error("a: 1\n<<: 2\n").starts_with("x.yml:2:5: `<<` merges a mapping"));
     }
 
     #[test]
