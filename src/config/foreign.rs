@@ -15,6 +15,10 @@ const fn key(name: &'static str, way: &'static str) -> Foreign {
     Foreign { name, harmless: &[], way }
 }
 
+const fn but(name: &'static str, harmless: &'static [&'static str], way: &'static str) -> Foreign {
+    Foreign { name, harmless, way }
+}
+
 /// Every such key; `null` is harmless for all of them.
 pub(super) const FOREIGN: &[Foreign] = &[
     key("train.learning_rate", "write `optimizer.init_args.lr`"),
@@ -37,81 +41,41 @@ pub(super) const FOREIGN: &[Foreign] = &[
     key("data.init_args.test_split_fraction", "write `data.init_args.val_split_fraction`"),
     key("train.tie_embeddings", "it is read from the model's config.json; remove it"),
     key("train.lr", "write `optimizer.init_args.lr`"),
-    Foreign {
-        name: "devices",
-        harmless: &["1", "auto"],
-        way: "one device is used; remove it, or write 1",
-    },
-    Foreign {
-        name: "num_nodes",
-        harmless: &["1"],
-        way: "one machine is used; remove it, or write 1",
-    },
-    Foreign {
-        name: "optimizer.init_args.fused",
-        harmless: &["true", "True"],
-        way: "updates are one fused pass; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.foreach",
-        harmless: &["true", "True", "false", "False"],
-        way: "updates are one fused pass; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.capturable",
-        harmless: &["false", "False"],
-        way: "there are no CUDA graphs to capture; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.differentiable",
-        harmless: &["false", "False"],
-        way: "updates are not differentiated; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.is_paged",
-        harmless: &["false", "False"],
-        way: "write `class_path: PagedAdamW`",
-    },
-    Foreign {
-        name: "optimizer.init_args.optim_bits",
-        harmless: &["32"],
-        way: "write `class_path: AdamW8bit`",
-    },
-    Foreign {
-        name: "optimizer.init_args.min_8bit_size",
-        harmless: &["4096"],
-        way: "slices of fewer than 4096 elements keep 32-bit states; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.percentile_clipping",
-        harmless: &["100"],
-        way: "write `train.max_norm`",
-    },
-    Foreign {
-        name: "optimizer.init_args.block_wise",
-        harmless: &["true", "True"],
-        way: "8-bit states are block-wise; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.amsgrad",
-        harmless: &["false", "False"],
-        way: "AMSGrad is not supported; remove it",
-    },
-    Foreign {
-        name: "optimizer.init_args.maximize",
-        harmless: &["false", "False"],
-        way: "the loss is minimised; remove it",
-    },
-    Foreign {
-        name: "log.log_model",
-        harmless: &["false", "False"],
-        way: "nothing is uploaded; remove it",
-    },
-    Foreign {
-        name: "log.save_logs",
-        harmless: &["true", "True"],
-        way: "logs are always saved; remove it",
-    },
+    but("devices", &["1", "auto"], "one device is used; remove it, or write 1"),
+    but("num_nodes", &["1"], "one machine is used; remove it, or write 1"),
+    but("optimizer.init_args.fused", &["true", "True"], "updates are one fused pass; remove it"),
+    but(
+        "optimizer.init_args.foreach",
+        &["true", "True", "false", "False"],
+        "updates are one fused pass; remove it",
+    ),
+    but(
+        "optimizer.init_args.capturable",
+        &["false", "False"],
+        "there are no CUDA graphs to capture; remove it",
+    ),
+    but(
+        "optimizer.init_args.differentiable",
+        &["false", "False"],
+        "updates are not differentiated; remove it",
+    ),
+    but("optimizer.init_args.is_paged", &["false", "False"], "write `class_path: PagedAdamW`"),
+    but("optimizer.init_args.optim_bits", &["32"], "write `class_path: AdamW8bit`"),
+    but(
+        "optimizer.init_args.min_8bit_size",
+        &["4096"],
+        "slices of fewer than 4096 elements keep 32-bit states; remove it",
+    ),
+    but("optimizer.init_args.percentile_clipping", &["100"], "write `train.max_norm`"),
+    but(
+        "optimizer.init_args.block_wise",
+        &["true", "True"],
+        "8-bit states are block-wise; remove it",
+    ),
+    but("optimizer.init_args.amsgrad", &["false", "False"], "AMSGrad is not supported; remove it"),
+    but("optimizer.init_args.maximize", &["false", "False"], "the loss is minimised; remove it"),
+    but("log.log_model", &["false", "False"], "nothing is uploaded; remove it"),
+    but("log.save_logs", &["true", "True"], "logs are always saved; remove it"),
     key("log.teamspace", "it belongs to LitLogger, which is not supported; remove it"),
     key("log.metadata", "it belongs to LitLogger, which is not supported; remove it"),
     key("log.checkpoint_name", "it belongs to LitLogger, which is not supported; remove it"),

@@ -71,16 +71,6 @@ impl Hub {
         Ok(Self { vars, http })
     }
 
-    /// Whether only the cache is used.
-    pub fn is_offline(&self) -> bool {
-        self.vars.offline
-    }
-
-    /// The folder of the cache.
-    pub fn cache_dir(&self) -> &Path {
-        &self.vars.cache
-    }
-
     /// Fetches a model and returns the folder with config.json, the tokenizer's files and the safetensors weights.
     ///
     /// # Errors
