@@ -15,6 +15,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
+/// The model that an adapter was trained on.
+pub struct Base<'a> {
+    /// Its directory, or its id on the Hub.
+    pub name: &'a str,
+    /// The branch, tag or commit that was asked for.
+    pub revision: Option<&'a str>,
+}
+
 /// Writes the adapter in `arena` into the directory `dir`; `paths` are the adapted modules, `modules` all that could be.
 ///
 /// # Errors
@@ -25,7 +33,7 @@ pub fn write(
     lora: &LoraConfig,
     paths: &[String],
     modules: &[String],
-    base: &str,
+    base: &Base<'_>,
 ) -> anyhow::Result<()> {
     let mut tensors = Vec::new();
     for slice in arena.slices() {
@@ -45,13 +53,13 @@ pub fn write(
 }
 
 /// `adapter_config.json` with the fields that PEFT writes.
-fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &str) -> Value {
+fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &Base<'_>) -> Value {
     let alpha =
         if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     json!({
         "alpha_pattern": {},
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -69,7 +77,7 @@ fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &s
         "peft_type": "LORA",
         "r": lora.r,
         "rank_pattern": {},
-        "revision": null,
+        "revision": base.revision,
         "target_modules": target_modules(paths, modules),
         "task_type": "CAUSAL_LM",
         "use_dora": false,
@@ -235,7 +243,8 @@ mod tests {
         arena.push(a, [1, 2], &[1.0, 2.0]);
         arena.push(b, [3, 1], &[3.0, 4.0, 5.0]);
         let paths = strings(&["x"]);
-        write(home.path(), &arena, &lora, &paths, &paths, "/base").unwrap();
+        let base = Base { name: "/base", revision: None };
+        write(home.path(), &arena, &lora, &paths, &paths, &base).unwrap();
         let back = read(home.path()).unwrap();
         assert_eq!(back.tensors["x"], (vec![1.0, 2.0], vec![3.0, 4.0, 5.0]));
         assert_eq!(back.lora, lora);

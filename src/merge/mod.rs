@@ -123,23 +123,23 @@ pub fn merge(ask: &MergeAsk<'_>) -> Result<MergeReport> {
     })
 }
 
-/// The base that an adapter names: a directory here, or an id on the Hub.
+/// The base that an adapter names, a directory here or an id on the Hub, and its revision there.
 ///
 /// # Errors
 /// When the adapter names none, or one that is not here.
-pub fn base_of(adapter: &Path) -> UserResult<PathBuf> {
+pub fn base_of(adapter: &Path) -> UserResult<(PathBuf, Option<String>)> {
     let path = adapter.join("adapter_config.json");
     let json = files::json(&path)?;
     let hint = "give the base model's directory as `--base DIR`";
-    let name = json.get("base_model_name_or_path").and_then(serde_json::Value::as_str);
-    let Some(name) = name.filter(|n| !n.is_empty()) else {
+    let text = |key: &str| json.get(key)?.as_str().filter(|text| !text.is_empty());
+    let Some(name) = text("base_model_name_or_path") else {
         return Err(Problem::in_file(path, "names no base model").hint(hint).into());
     };
     if !Path::new(name).is_dir() && !is_repo_id(name) {
         let message = format!("the base `{name}` is no directory here and no model on the Hub");
         return Err(Problem::in_file(path, message).hint(hint).into());
     }
-    Ok(name.into())
+    Ok((name.into(), text("revision").map(str::to_owned)))
 }
 
 fn user(problem: Problem) -> anyhow::Error {

@@ -21,9 +21,11 @@ pub fn save(
 ) -> Result<()> {
     run.arena.fetch_params()?;
     atomic::replace_dir(&config.out_dir.join(name), |dir| {
-        let base = here(&config.checkpoint_dir);
+        let name = here(&config.checkpoint_dir);
+        let base =
+            peft::Base { name: &name.to_string_lossy(), revision: config.revision.as_deref() };
         let modules = run.decoder.spec.linear_paths();
-        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base.to_string_lossy())?;
+        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base)?;
         atomic::copy_tokenizer(&run.model, dir)?;
         let file = dir.join("vft.yaml");
         let text = resolved(config, run).to_yaml();

@@ -68,11 +68,26 @@ fn a_model_and_rows_by_their_ids_train_an_adapter_that_names_them() {
     let output = vft(&home, &server.url, &["--data.path", "org/rows"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let config = home.dir.path().join("out").join("final/adapter_config.json");
-    assert!(
-        std::fs::read_to_string(config)
-            .unwrap()
-            .contains(r#""base_model_name_or_path": "org/tiny""#)
-    );
+    let config = std::fs::read_to_string(config).unwrap();
+    assert!(config.contains(r#""base_model_name_or_path": "org/tiny""#), "{config}");
+}
+
+#[test]
+fn a_merge_takes_the_revision_that_the_adapter_was_trained_on() {
+    let (home, server) = (Home::new(), hub());
+    vft(&home, &server.url, &["--data.path", "org/rows", "--revision", "v1"]);
+    let before = server.lines().len();
+    let out = home.dir.path().join("out");
+    let output = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["merge", "--adapter", &out.join("final").to_string_lossy()])
+        .args(["--out", &home.dir.path().join("merged").to_string_lossy()])
+        .env("HF_ENDPOINT", &server.url)
+        .env("HF_HOME", home.dir.path())
+        .env_remove("HF_TOKEN")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(server.lines()[before..], ["GET /api/models/org/tiny/revision/v1?blobs=true"]);
 }
 
 #[test]

@@ -77,15 +77,16 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let message = format!("`--adapter`: `{}` is no directory", args.adapter.display());
         return Err(UserError::from(Problem::new(message)).into());
     }
-    let base = match &args.base {
-        Some(base) => base.clone(),
+    let (base, revision) = match &args.base {
+        Some(base) => (base.clone(), None),
         None => {
-            let base = base_of(&args.adapter)?;
+            let (base, revision) = base_of(&args.adapter)?;
             report::print_note(format_args!("base: {}, as the adapter says", base.display()));
-            base
+            (base, revision)
         }
     };
-    let base = Remote::new(None).model(&base, args.revision.as_deref())?;
+    let revision = args.revision.as_deref().or(revision.as_deref());
+    let base = Remote::new(None).model(&base, revision)?;
     let choice = choice::choose(args)?;
     report::print_note(format_args!("base weights: {}", choice.reason));
     let (stop, merged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
