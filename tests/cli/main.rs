@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod common;
+mod endings;
 mod hostile;
 mod preview;
 mod resume;

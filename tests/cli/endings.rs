@@ -1,0 +1,84 @@
+//! How runs end: early, with their best adapter, with merged weights; and the ends that are refused before they begin.
+use crate::common::*;
+
+fn validations(home: &Home) -> Vec<(u64, f64)> {
+    let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
+    let records = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    records.filter_map(|r| Some((r["step"].as_u64()?, r["val_loss"].as_f64()?))).collect()
+}
+
+/// Steps far too long: the loss on validation rows rises.
+const ASTRAY: &[&str] = &[
+    "--optimizer.lr",
+    "1",
+    "--train.lr_warmup_steps",
+    "0",
+    "--train.max_norm",
+    "null",
+    "--eval.interval",
+    "1",
+    "--train.early_stopping_patience",
+    "1",
+    "--train.save_best",
+    "true",
+];
+
+#[test]
+fn a_run_whose_validation_loss_rises_ends_early_and_validates_each_step_once() {
+    let home = Home::new();
+    let output = home.smoke(ASTRAY);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the validation loss fell no more: ended after step "));
+    let seen = validations(&home);
+    let lowest = seen.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+    assert!(seen[seen.len() - 1].1 >= lowest, "{seen:?}");
+    let steps: Vec<u64> = seen.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, (0..steps.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_best_adapter_is_the_one_of_the_lowest_validation_loss() {
+    let home = Home::new();
+    home.smoke(&[ASTRAY, &["--train.save_interval", "1"]].concat());
+    let seen = validations(&home);
+    let best = seen[1..].iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let adapter = |dir: &str| {
+        std::fs::read(home.path("out").join(dir).join("adapter_model.safetensors")).unwrap()
+    };
+    assert_eq!(adapter("best"), adapter(&format!("step-{:08}", best.0)));
+}
+
+#[test]
+fn a_run_taken_up_is_merged_at_its_end() {
+    let home = Home::new();
+    let run = ["--train.max_steps", "4", "--train.save_interval", "2", "--save_merged", "true"];
+    home.smoke(&run);
+    let merged = || std::fs::read(home.path("out/merged/model.safetensors")).unwrap();
+    let whole = merged();
+    for dir in ["out/final", "out/merged", "out/step-00000004"] {
+        // The last one is there only where the last step is a checkpoint of its own.
+        let _ = std::fs::remove_dir_all(home.path(dir));
+    }
+    let output = home.smoke(&[&run[..], &["--resume", "auto"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(merged(), whole);
+}
+
+#[test]
+fn a_tied_head_that_must_not_be_adapted_is_refused_before_the_run() {
+    let output = Home::new().smoke(&[
+        "--lora_target_modules",
+        "[lm_head]",
+        "--save_merged",
+        "true",
+        "--merge.tied_head",
+        "error",
+    ]);
+    assert_refused(&output, &["merge.tied_head", "is the embedding of this model", "`untie`"]);
+}
+
+#[test]
+fn the_best_of_no_validation_rows_is_refused() {
+    let more = ["--train.save_best", "true", "--data.val_split_fraction", "0"];
+    assert_refused(&Home::new().smoke(&more), &["train.save_best", "no validation rows"]);
+}
