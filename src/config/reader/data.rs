@@ -7,7 +7,7 @@ use super::super::scalar;
 use super::super::values::{MIX, Values, plain};
 use super::super::yaml::{Node, Value};
 use super::seed;
-use crate::error::Problem;
+use crate::error::{Problem, nearest};
 use crate::secret::Secret;
 use std::collections::BTreeMap;
 
@@ -191,12 +191,9 @@ fn subsets(r: &mut Values, keys: &Keys<'_>) -> Vec<String> {
     };
     for name in &names {
         if !FLAN_SUBSETS.contains(&name.as_str()) {
-            let near = |s: &&&str| strsim::normalized_damerau_levenshtein(s, name);
-            let nearest = FLAN_SUBSETS.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
-            let message = format!(
-                "`{name}` is no subset of FLAN; the nearest is `{}`",
-                nearest.unwrap_or(&"")
-            );
+            let meant = nearest(name, FLAN_SUBSETS.iter().copied());
+            let meant = meant.map(|m| format!("; did you mean `{m}`?")).unwrap_or_default();
+            let message = format!("`{name}` is no subset of FLAN{meant}");
             r.problem(&key, &message);
         }
     }
