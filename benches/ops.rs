@@ -1,6 +1,7 @@
 //! Every op alone, at the sizes of SmolLM2-135M with 512 tokens: `cargo bench`, or `cargo bench attention`.
 //!
-//! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8. Items per second are FLOP/s for products, elements for the rest.
+//! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8. Items per second are FLOP/s for products, elements for the rest, in f32 and in
+//! bf16; `cargo bench --bench limits` gives the machine's own.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 
 use candle_core::DType;
@@ -12,7 +13,7 @@ use vft::ops::dropout::{self, Mask};
 use vft::ops::linear::{Back, Plus};
 use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
-use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, swiglu};
+use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, head, linear, rms_norm, swiglu};
 use vft::optim::Arena;
 use vft::optim::adamw::{AdamW, AdamWConfig};
 use vft::optim::arena::clip_factor;
@@ -27,8 +28,11 @@ fn main() {
     divan::main();
 }
 
-fn cx() -> Cx {
-    Cx::cpu(DType::F32, 0).unwrap()
+/// The dtypes of values between ops.
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+fn cx(dtype: DType) -> Cx {
+    Cx::cpu(dtype, 0).unwrap()
 }
 
 fn noise(n: usize) -> Vec<f32> {
@@ -39,12 +43,12 @@ fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
     cx.from_slice(&noise(rows * cols), &[rows, cols]).unwrap()
 }
 
-fn weight(kind: &str, rows: usize, cols: usize) -> Weight {
+fn weight(dtype: DType, kind: &str, rows: usize, cols: usize) -> Weight {
     let values = noise(rows * cols);
     match kind {
         "f32" => Weight::from_f32(values, rows, cols),
         "bf16" => Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols),
-        nested => Weight::nf4(nf4::quantize(&values, nested == "nf4-dq"), DType::F32, rows, cols),
+        nested => Weight::nf4(nf4::quantize(&values, nested == "nf4-dq"), dtype, rows, cols),
     }
     .unwrap()
 }
@@ -53,26 +57,34 @@ fn timed<T>(bencher: Bencher<'_, '_>, items: usize, f: impl FnMut() -> T) {
     bencher.counter(ItemsCount::new(items)).bench_local(f);
 }
 
-const KINDS: [&str; 4] = ["f32", "bf16", "nf4", "nf4-dq"];
+/// The dtype of values, and what a weight is stored in.
+const WEIGHTS: [(DType, &str); 6] = [
+    (DType::F32, "f32"),
+    (DType::F32, "bf16"),
+    (DType::F32, "nf4"),
+    (DType::BF16, "bf16"),
+    (DType::BF16, "nf4"),
+    (DType::BF16, "nf4-dq"),
+];
 
-#[divan::bench(args = KINDS)]
-fn linear_forward(bencher: Bencher<'_, '_>, kind: &str) {
-    let (cx, w) = (cx(), weight(kind, F, C));
+#[divan::bench(args = WEIGHTS)]
+fn linear_forward(bencher: Bencher<'_, '_>, (dtype, kind): (DType, &str)) {
+    let (cx, w) = (cx(dtype), weight(dtype, kind, F, C));
     let x = buf(&cx, N, C);
     timed(bencher, 2 * N * C * F, || linear::forward(&cx, &x, &w, Plus::default()).unwrap());
 }
 
-#[divan::bench(args = KINDS)]
-fn linear_backward(bencher: Bencher<'_, '_>, kind: &str) {
-    let (cx, w) = (cx(), weight(kind, F, C));
+#[divan::bench(args = WEIGHTS)]
+fn linear_backward(bencher: Bencher<'_, '_>, (dtype, kind): (DType, &str)) {
+    let (cx, w) = (cx(dtype), weight(dtype, kind, F, C));
     let dy = buf(&cx, N, F);
     let back = Back { dy: &dy, weight: &w, low_rank: None };
     timed(bencher, 2 * N * C * F, || linear::backward(&cx, &[back]).unwrap());
 }
 
-#[divan::bench(args = [0.0, 0.1])]
-fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
-    let cx = cx();
+#[divan::bench(args = [(DType::F32, 0.0), (DType::F32, 0.1), (DType::BF16, 0.0), (DType::BF16, 0.1)])]
+fn lora_forward_backward(bencher: Bencher<'_, '_>, (dtype, p): (DType, f32)) {
+    let cx = cx(dtype);
     let tokens = Mirror::new(&cx, (0..N as u32).map(|i| [0, i]).collect::<Vec<_>>()).unwrap();
     let mask = (p > 0.0).then_some(Mask { p, key: [1, 2], step: 3, tokens: &tokens });
     let (a, b) = (noise(8 * C), noise(F * 8));
@@ -88,25 +100,25 @@ fn lora_forward_backward(bencher: Bencher<'_, '_>, p: f32) {
     });
 }
 
-#[divan::bench]
-fn rms_norm_forward(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+#[divan::bench(args = DTYPES)]
+fn rms_norm_forward(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let (x, g) = (buf(&cx, N, C), Vector::new(&cx, noise(C)).unwrap());
     timed(bencher, N * C, || rms_norm::forward(&cx, &x, &g, 1e-5).unwrap());
 }
 
-#[divan::bench]
-fn rms_norm_backward(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+#[divan::bench(args = DTYPES)]
+fn rms_norm_backward(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let (x, dy, mut dx) = (buf(&cx, N, C), buf(&cx, N, C), buf(&cx, N, C));
     let g = Vector::new(&cx, noise(C)).unwrap();
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
     timed(bencher, N * C, || rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap());
 }
 
-#[divan::bench]
-fn rope_rotate(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+#[divan::bench(args = DTYPES)]
+fn rope_rotate(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let table = rope::Table::new(&cx, &noise(32), 1.0, N).unwrap();
     let positions = Mirror::new(&cx, (0..N as u32).collect::<Vec<_>>()).unwrap();
     let mut x = buf(&cx, N, C);
@@ -116,7 +128,12 @@ fn rope_rotate(bencher: Bencher<'_, '_>) {
 }
 
 /// Two sequences of 256 tokens and one of 2,048.
-const LENGTHS: [&[usize]; 2] = [&[256, 256], &[2048]];
+const LENGTHS: [(DType, &[usize]); 4] = [
+    (DType::F32, &[256, 256]),
+    (DType::F32, &[2048]),
+    (DType::BF16, &[256, 256]),
+    (DType::BF16, &[2048]),
+];
 
 fn spans(lengths: &[usize]) -> Vec<Span> {
     let mut start = 0;
@@ -133,8 +150,8 @@ fn flops(lengths: &[usize]) -> usize {
 }
 
 #[divan::bench(args = LENGTHS)]
-fn attention_forward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
-    let cx = cx();
+fn attention_forward(bencher: Bencher<'_, '_>, (dtype, lengths): (DType, &[usize])) {
+    let cx = cx(dtype);
     let n = lengths.iter().sum();
     let (q, k, v) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192));
     let spans = spans(lengths);
@@ -143,8 +160,8 @@ fn attention_forward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
 }
 
 #[divan::bench(args = LENGTHS)]
-fn attention_backward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
-    let cx = cx();
+fn attention_backward(bencher: Bencher<'_, '_>, (dtype, lengths): (DType, &[usize])) {
+    let cx = cx(dtype);
     let n = lengths.iter().sum();
     let (q, k, v, dout) = (buf(&cx, n, C), buf(&cx, n, 192), buf(&cx, n, 192), buf(&cx, n, C));
     let spans = spans(lengths);
@@ -156,16 +173,16 @@ fn attention_backward(bencher: Bencher<'_, '_>, lengths: &[usize]) {
     });
 }
 
-#[divan::bench]
-fn swiglu_forward(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+#[divan::bench(args = DTYPES)]
+fn swiglu_forward(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let (a, b) = (buf(&cx, N, F), buf(&cx, N, F));
     timed(bencher, N * F, || swiglu::forward(&cx, &a, &b).unwrap());
 }
 
-#[divan::bench]
-fn swiglu_backward(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+#[divan::bench(args = DTYPES)]
+fn swiglu_backward(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let bencher = bencher.counter(ItemsCount::new(N * F));
     // The gradients are written over the inputs: each run needs new ones.
     bencher
@@ -175,7 +192,7 @@ fn swiglu_backward(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+    let cx = cx(DType::F32);
     let (n, v) = (128, 49_152);
     let targets = Mirror::new(&cx, vec![7; n]).unwrap();
     let weights = Mirror::new(&cx, vec![0.1; n]).unwrap();
@@ -187,9 +204,22 @@ fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
     });
 }
 
+/// The head with its loss in one pass, 4·n·C·V FLOPs; where products run in bf16.
 #[divan::bench]
-fn dropout_apply(bencher: Bencher<'_, '_>) {
-    let cx = cx();
+fn head_forward_backward(bencher: Bencher<'_, '_>) {
+    let (cx, v) = (cx(DType::BF16), 49_152);
+    let (h, w) = (buf(&cx, N, C), weight(DType::BF16, "bf16", v, C));
+    let (targets, coefficients, mut nll) = (vec![7; N], vec![0.1; N], vec![0.0; N]);
+    if head::applies(&cx, &w) {
+        timed(bencher, 4 * N * C * v, || {
+            head::forward_backward(&cx, &h, &w, &targets, Some(&coefficients), &mut nll).unwrap()
+        });
+    }
+}
+
+#[divan::bench(args = DTYPES)]
+fn dropout_apply(bencher: Bencher<'_, '_>, dtype: DType) {
+    let cx = cx(dtype);
     let tokens = Mirror::new(&cx, (0..N as u32).map(|i| [0, i]).collect::<Vec<_>>()).unwrap();
     let mask = Mask { p: 0.1, key: [1, 2], step: 3, tokens: &tokens };
     let x = buf(&cx, N, C);
@@ -204,7 +234,7 @@ fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
 
 #[divan::bench]
 fn clip_and_adamw(bencher: Bencher<'_, '_>) {
-    let (cx, mut arena) = (cx(), Arena::default());
+    let (cx, mut arena) = (cx(DType::F32), Arena::default());
     arena.push("adapter", [2_442_240 / C, C], &noise(2_442_240));
     let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     let mut optimizer = AdamW::new(config, &cx, &arena).unwrap();
