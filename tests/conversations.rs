@@ -180,6 +180,36 @@ fn all_but_an_answer_of_weight_0() {
     assert_eq!(rendered, format!("⟦{first}\n{second}\n⟧"));
 }
 
+/// An answer whose first line is not trained.
+fn in_part() -> Value {
+    let parts = json!([{"type": "text", "text": "nhà\n", "train": false}, {"type": "text", "text": "nước"}]);
+    json!({"messages": [said("user", "một?"), {"role": "assistant", "content": parts}]})
+}
+
+#[test]
+fn a_style_trains_an_answer_in_part() {
+    let text = one(in_part(), &format!("{NO_SYS} --data.train_on assistant"));
+    assert_eq!(text, chatml("một?", "nhà\n⟦nước<|im_end|>⟧"));
+}
+
+#[test]
+fn the_chat_template_trains_an_answer_in_part() {
+    let text = one(in_part(), "--data.train_on assistant");
+    assert_eq!(text, format!("{}\n", chatml("một?", "nhà\n⟦nước<|im_end|>⟧")));
+}
+
+#[test]
+fn all_but_a_part_of_an_answer() {
+    let text = one(in_part(), "--data.train_on all");
+    assert_eq!(text, format!("⟦{}⟧nhà\n⟦nước<|im_end|>\n⟧", chatml("một?", "")));
+}
+
+#[test]
+fn exchanges_taken_apart_have_no_parts() {
+    let error = load(&[in_part()], "--data.multi_turn pairs").err().unwrap().to_string();
+    assert!(error.contains("trained in part"), "{error}");
+}
+
 #[test]
 fn pairs_are_samples_without_history() {
     let data = load(&[talk()], &format!("{NO_SYS} --data.multi_turn pairs --data.mask_prompt yes"))
