@@ -259,6 +259,16 @@ fn too_long_a_conversation_loses_its_last_exchanges_and_is_counted() {
 }
 
 #[test]
+fn as_many_exchanges_are_kept_as_fill_the_limit_exactly() {
+    let settings = format!("{NO_SYS} --data.mask_prompt true");
+    for kept in 1..6 {
+        let most = load(&[long(kept)], &settings).unwrap().train(0).ids.len();
+        let data = load(&[long(6)], &format!("{settings} --train.max_seq_length {most}")).unwrap();
+        assert_eq!(shown(data.train(0)), one(long(kept), &settings));
+    }
+}
+
+#[test]
 fn a_cut_answer_is_counted_and_gets_no_eos() {
     let row = json!({"instruction": "q", "output": "một hai ba bốn năm sáu bảy tám chín mười"});
     let settings = format!("{NO_SYS} --data.mask_prompt true");

@@ -75,6 +75,7 @@ fn a_tied_head_that_must_not_be_adapted_is_refused_before_the_run() {
         "error",
     ]);
     assert_refused(&output, &["merge.tied_head", "is the embedding of this model", "`untie`"]);
+    assert!(!stderr(&output).contains("step 1/"), "{}", stderr(&output));
 }
 
 #[test]
