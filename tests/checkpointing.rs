@@ -86,7 +86,7 @@ fn computing_again_changes_no_bit() {
         let mut m = model(dtypes, quantize, 0.1);
         let kept = pass(&mut m, Keep::All);
         assert!(kept.1.iter().any(|g| *g != 0.0));
-        for keep in [Keep::Attention, Keep::Input] {
+        for keep in [Keep::Attention, Keep::Residual] {
             assert!(pass(&mut m, keep) == kept, "{dtypes:?}, {quantize:?}, {keep:?}");
         }
     }
@@ -100,7 +100,7 @@ fn a_pass_takes_what_the_plan_says() {
     }
     for (dtypes, quantize) in KINDS {
         for dropout in [0.0, 0.1] {
-            for keep in [Keep::All, Keep::Attention, Keep::Input] {
+            for keep in [Keep::All, Keep::Attention, Keep::Residual] {
                 let mut m = model(dtypes, quantize, dropout);
                 pass(&mut m, keep);
                 let shape = Shape {

@@ -78,8 +78,8 @@ impl Ledger {
 }
 
 /// What a layer keeps.
-#[derive(Default)]
 struct Kept {
+    x2: Held,
     attended: Option<Vec<Held>>,
     gated: Option<(Vec<Held>, Option<Held>)>,
 }
@@ -180,8 +180,8 @@ impl Pass<'_> {
         u.into_iter().chain([y]).collect()
     }
 
-    /// x₂, and what the attention half keeps.
-    fn attend(&mut self, i: usize) -> Vec<Held> {
+    /// What the attention half keeps, without what its output projection adds.
+    fn attention(&mut self, i: usize) -> Vec<Held> {
         let s = self.s.spec;
         let (c, qd, kd) = (s.hidden, s.heads * s.head_size, s.kv_heads * s.head_size);
         let h = self.act(c);
@@ -194,10 +194,19 @@ impl Pass<'_> {
         }
         self.l.give([h].into_iter().chain(rounded));
         kept.extend([self.act(qd), self.f32(s.heads)]);
-        let rounded = self.rounded(qd);
-        kept.extend(self.linear(i, "self_attn.o_proj", qd, c));
-        self.l.give(rounded);
         kept
+    }
+
+    /// x₂, and what the attention half keeps.
+    fn attend(&mut self, i: usize) -> (Held, Vec<Held>) {
+        let s = self.s.spec;
+        let qd = s.heads * s.head_size;
+        let mut kept = self.attention(i);
+        let rounded = self.rounded(qd);
+        kept.extend(self.inner(i, "self_attn.o_proj", qd));
+        let x2 = self.act(s.hidden);
+        self.l.give(rounded);
+        (x2, kept)
     }
 
     fn gate(&mut self, i: usize) -> Vec<Held> {
@@ -214,12 +223,13 @@ impl Pass<'_> {
 
     fn forward(&mut self, i: usize, keep: Keep) -> Kept {
         let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
-        // x₂ is the last that attend takes and stays until the layer is done.
-        let mut attended = self.attend(i);
-        let x2 = attended.pop();
-        if keep == Keep::Input {
-            self.l.give(attended.drain(..));
-        }
+        let (x2, attended) = self.attend(i);
+        let attended = if keep == Keep::Residual {
+            self.l.give(attended);
+            None
+        } else {
+            Some(attended)
+        };
         let gated = self.gate(i);
         let h = self.act(f);
         let gated = if keep == Keep::All {
@@ -239,13 +249,7 @@ impl Pass<'_> {
                 None
             }
         };
-        let attended = if keep == Keep::Input {
-            self.l.give(x2);
-            None
-        } else {
-            Some(attended.into_iter().chain(x2).collect())
-        };
-        Kept { attended, gated }
+        Kept { x2, attended, gated }
     }
 
     /// du of the adapters among `leaves`.
@@ -285,11 +289,6 @@ impl Pass<'_> {
         let s = self.s.spec;
         let (c, f) = (s.hidden, s.ffn);
         let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
-        let mut attended = match kept.attended {
-            Some(attended) => attended,
-            None => self.attend(i),
-        };
-        let x2 = attended.pop();
         let (mut gated, u_down) = match kept.gated {
             Some(kept) => kept,
             None => (self.gate(i), None),
@@ -306,13 +305,18 @@ impl Pass<'_> {
         self.masked(&dus, c);
         let h = self.act(c);
         self.gradients(&dus, c, false);
-        self.l.give([h, dh].into_iter().chain(dus).chain(gated).chain(u_down).chain(x2));
+        self.l.give([h, dh, kept.x2].into_iter().chain(dus).chain(gated).chain(u_down));
 
+        let computed_again = kept.attended.is_none();
+        let attended = match kept.attended {
+            Some(attended) => attended,
+            None => self.attention(i),
+        };
         let dy = self.rounded(c);
         let dus = self.outer(i, &["self_attn.o_proj"]);
         let dout = self.act(qd);
         self.masked(&dus, qd);
-        self.gradients(&dus, qd, false);
+        self.gradients(&dus, qd, computed_again);
         self.l.give(dus.into_iter().chain(dy));
         let mut grads = [self.act(qd), self.act(kd), self.act(kd)];
         self.l.give([dout]);

@@ -109,14 +109,14 @@ impl RunPlan {
             limit,
         };
         let fits = |plan: &Self| plan.limit.is_none_or(|limit| plan.memory.peak() <= limit);
-        let all = [Keep::All, Keep::Attention, Keep::Input];
+        let all = [Keep::All, Keep::Attention, Keep::Residual];
         Ok(match config.train.gradient_checkpointing {
             Checkpointing::None => plan(Keep::All),
             Checkpointing::Mlp => plan(Keep::Attention),
-            Checkpointing::Full => plan(Keep::Input),
+            Checkpointing::Full => plan(Keep::Residual),
             // From the fastest to the leanest.
             Checkpointing::Auto => {
-                all.into_iter().map(plan).find(fits).unwrap_or_else(|| plan(Keep::Input))
+                all.into_iter().map(plan).find(fits).unwrap_or_else(|| plan(Keep::Residual))
             }
         })
     }
@@ -149,7 +149,7 @@ impl RunPlan {
             match self.keep {
                 Keep::All => "none",
                 Keep::Attention => "mlp",
-                Keep::Input => "full",
+                Keep::Residual => "full",
             }
         )
     }

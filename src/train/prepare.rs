@@ -179,7 +179,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
             None => "that are free",
         };
         let full = match plan.keep {
-            Keep::Input => "",
+            Keep::Residual => "",
             _ => ", or set train.gradient_checkpointing to full",
         };
         notes.push(format!(

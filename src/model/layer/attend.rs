@@ -17,12 +17,14 @@ pub(super) struct Attended {
     v: Buf,
     o: Buf,
     lse: Buf,
-    /// Adapter products of q, k, v, o.
-    u: [Option<Buf>; 4],
+    /// Adapter products of q, k, v.
+    u: [Option<Buf>; 3],
+    /// That of the output projection, where it was computed.
+    u_o: Option<Buf>,
 }
 
 impl Layer {
-    /// x₂ (N, C) of x.
+    /// x₂ (N, C) of x, and what the backward pass needs.
     pub(super) fn attend(
         &self,
         p: Pass<'_>,
@@ -30,6 +32,20 @@ impl Layer {
         x: &Buf,
         cache: Option<&mut LayerCache>,
     ) -> Result<(Buf, Attended)> {
+        let attended = self.attention(p, arena, x, cache)?;
+        let o = &attended.o;
+        let [(x2, u_o)] = linear::forward(p.cx, arena, o, [&self.o], p.dropout, Some(x))?;
+        Ok((x2, Attended { u_o, ..attended }))
+    }
+
+    /// Everything of [`Self::attend`] but the output projection, which nobody needs again.
+    pub(super) fn attention(
+        &self,
+        p: Pass<'_>,
+        arena: &Arena,
+        x: &Buf,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Attended> {
         let (cx, dropout) = (p.cx, p.dropout);
         let (h, r) = rms_norm::forward(cx, x, &self.norm1, p.spec.norm_eps)?;
         let [(mut q, uq), (mut k, uk), (v, uv)] =
@@ -47,8 +63,7 @@ impl Layer {
         };
         let sight = &p.rows.sight;
         let (o, lse) = attention::forward(cx, &q, keys, values, sight, p.spec.attention())?;
-        let [(x2, uo)] = linear::forward(cx, arena, &o, [&self.o], dropout, Some(x))?;
-        Ok((x2, Attended { r, q, k, v, o, lse, u: [uq, uk, uv, uo] }))
+        Ok(Attended { r, q, k, v, o, lse, u: [uq, uk, uv], u_o: None })
     }
 
     /// Turns dx₂ into dx; `None` when `first`.
@@ -62,7 +77,7 @@ impl Layer {
         first: bool,
     ) -> Result<Option<Buf>> {
         let (cx, dropout) = (p.cx, p.dropout);
-        let [uq, uk, uv, uo] = s.u;
+        let ([uq, uk, uv], uo) = (s.u, s.u_o);
         let dy = cx.operand(&dx2)?;
         let outputs = [output(&self.o, &uo, &dy)];
         let dus = linear::outer(cx, arena, &outputs)?;

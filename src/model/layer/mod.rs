@@ -30,8 +30,8 @@ pub enum Keep {
     All,
     /// What surrounds attention; the wide gate and up are computed again (`mlp`).
     Attention,
-    /// The layer's input (`full`). The output of down is not computed again: nothing needs it.
-    Input,
+    /// The residual stream, x and x₂ (`full`). The outputs of o and down are not computed again: nothing needs them.
+    Residual,
 }
 
 /// The weights of one layer.
@@ -75,7 +75,8 @@ pub struct Pass<'a> {
 /// What a layer keeps between its passes.
 pub struct Saved {
     x: Buf,
-    attended: Option<(Buf, Attended)>,
+    x2: Buf,
+    attended: Option<Attended>,
     gated: Option<Gated>,
 }
 
@@ -86,10 +87,10 @@ impl Layer {
     /// When the shapes disagree.
     pub fn forward(&self, p: Pass<'_>, arena: &Arena, x: Buf, keep: Keep) -> Result<(Buf, Saved)> {
         let (x2, attended) = self.attend(p, arena, &x, None)?;
-        let attended = (keep != Keep::Input).then_some(attended);
+        let attended = (keep != Keep::Residual).then_some(attended);
         let gated = self.mlp_gate(p, arena, &x2)?;
         let (y, gated) = self.mlp_down(p, arena, &x2, gated, keep == Keep::All)?;
-        Ok((y, Saved { x, attended: attended.map(|a| (x2, a)), gated }))
+        Ok((y, Saved { x, x2, attended, gated }))
     }
 
     /// The layer's output alone; with a cache, for new tokens of one sequence whose earlier keys and values lie in it.
@@ -122,16 +123,16 @@ impl Layer {
         dy: Buf,
         first: bool,
     ) -> Result<Option<Buf>> {
-        let (x2, attended) = match s.attended {
-            Some(kept) => kept,
-            None => self.attend(p, arena, &s.x, None)?,
-        };
         let gated = match s.gated {
             Some(kept) => kept,
-            None => self.mlp_gate(p, arena, &x2)?,
+            None => self.mlp_gate(p, arena, &s.x2)?,
         };
-        let dx2 = self.mlp_backward(p, arena, &x2, gated, dy)?;
-        drop(x2);
+        let dx2 = self.mlp_backward(p, arena, &s.x2, gated, dy)?;
+        drop(s.x2);
+        let attended = match s.attended {
+            Some(kept) => kept,
+            None => self.attention(p, arena, &s.x, None)?,
+        };
         self.attend_backward(p, arena, &s.x, attended, dx2, first)
     }
 }
