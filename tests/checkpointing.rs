@@ -7,7 +7,7 @@ use vft::adapters::LoraConfig;
 use vft::gpu::Gpu;
 use vft::model::decoder::{Labels, Training};
 use vft::model::footprint::{Shape, activations};
-use vft::model::layer::Keep;
+use vft::model::layer::{Keep, Keeping};
 use vft::model::linear::Draw;
 use vft::model::load::{Nf4, attach, load, sizes};
 use vft::model::{Decoder, Tokens};
@@ -16,6 +16,8 @@ use vft::optim::Arena;
 
 const LENGTHS: [usize; 3] = [41, 17, 62];
 const RANK: usize = 4;
+/// Of the bundled model.
+const LAYERS: usize = 3;
 
 struct Model {
     cx: Cx,
@@ -48,7 +50,7 @@ fn model([compute, products]: [DType; 2], quantize: Option<Nf4>, dropout: f64) -
 }
 
 /// Losses and gradients of one pass.
-fn pass(m: &mut Model, keep: Keep) -> (Vec<f32>, Vec<f32>) {
+fn pass(m: &mut Model, keep: Keeping) -> (Vec<f32>, Vec<f32>) {
     let ids = |n: usize, seed: usize| -> Vec<u32> {
         (0..n).map(|i| ((i * 31 + seed * 7) % 90 + 5) as u32).collect()
     };
@@ -84,9 +86,9 @@ const KINDS: [([DType; 2], Option<Nf4>); 4] = [
 fn computing_again_changes_no_bit() {
     for (dtypes, quantize) in KINDS {
         let mut m = model(dtypes, quantize, 0.1);
-        let kept = pass(&mut m, Keep::All);
+        let kept = pass(&mut m, Keeping::all(Keep::All));
         assert!(kept.1.iter().any(|g| *g != 0.0));
-        for keep in [Keep::Attention, Keep::Residual] {
+        for keep in Keeping::choices(LAYERS).skip(1) {
             assert!(pass(&mut m, keep) == kept, "{dtypes:?}, {quantize:?}, {keep:?}");
         }
     }
@@ -100,7 +102,7 @@ fn a_pass_takes_what_the_plan_says() {
     }
     for (dtypes, quantize) in KINDS {
         for dropout in [0.0, 0.1] {
-            for keep in [Keep::All, Keep::Attention, Keep::Residual] {
+            for keep in Keeping::choices(LAYERS) {
                 let mut m = model(dtypes, quantize, dropout);
                 pass(&mut m, keep);
                 let shape = Shape {

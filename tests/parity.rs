@@ -15,7 +15,7 @@ use vft::adapters::LoraConfig;
 use vft::adapters::names::module_of;
 use vft::gpu::Gpu;
 use vft::model::decoder::{Labels, Training};
-use vft::model::layer::Keep;
+use vft::model::layer::{Keep, Keeping};
 use vft::model::load::{AdapterTensors, Nf4, attach, load};
 use vft::model::{Decoder, Tokens};
 use vft::ops::Cx;
@@ -216,7 +216,7 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
     distance(a, b) / b.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>().sqrt()
 }
 
-const PLAIN: Training = Training { draw: None, keep: Keep::All };
+const PLAIN: Training = Training { draw: None, keep: Keeping::all(Keep::All) };
 
 const F32: Storage = Storage { compute: DType::F32, products: DType::F32, quantize: None };
 const BF16: Storage = Storage { compute: DType::BF16, products: DType::BF16, quantize: None };

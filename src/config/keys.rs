@@ -88,7 +88,7 @@ keys! {
     "train.save_total_limit", "integer", "null", "checkpoints that are kept; the oldest give way";
     "train.save_best", "bool", "false", "keep the adapter of the lowest validation loss in <out_dir>/best";
     "train.early_stopping_patience", "integer", "null", "validations without a lower loss after which the run ends";
-    "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory; auto: as little as fits";
+    "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory: those of the MLPs, or all; auto: in as few layers as fits";
     "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start, on a card 95 % of its memory";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";

@@ -4,7 +4,7 @@
 
 use super::batch::Rows;
 use super::cache::LayerCache;
-use super::layer::{Keep, Layer, Pass};
+use super::layer::{Keeping, Layer, Pass};
 use super::linear::{Draw, Dropout, Linear};
 use super::{DecoderSpec, Tokens};
 use crate::ops::attention::Span;
@@ -36,7 +36,7 @@ pub struct Training {
     /// What decides the dropout masks; `None` drops nothing.
     pub draw: Option<Draw>,
     /// What layers keep for the backward pass.
-    pub keep: Keep,
+    pub keep: Keeping,
 }
 
 /// The labelled tokens of a micro-batch.
@@ -97,8 +97,7 @@ impl Decoder {
         let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
         let mut saved = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            // The last layer goes back at once: computing it again would save nothing.
-            let keep = if i + 1 == self.layers.len() { Keep::All } else { how.keep };
+            let keep = how.keep.of(i, self.layers.len());
             let (y, s) = layer.forward(pass, arena, x, keep)?;
             saved.push(s);
             x = y;

@@ -5,7 +5,7 @@
 //! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes.
 
 use super::DecoderSpec;
-use super::layer::Keep;
+use super::layer::{Keep, Keeping};
 use crate::ops::head;
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Shape<'a> {
     /// Whether the module of a path has an adapter.
     pub adapted: &'a dyn Fn(&str) -> bool,
     /// What layers keep.
-    pub keep: Keep,
+    pub keep: Keeping,
     /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
     pub plain_head: bool,
     /// Whether attention runs in bf16 on the CPU.
@@ -370,8 +370,7 @@ impl Pass<'_> {
         let layers = self.s.spec.layers;
         let mut kept = Vec::with_capacity(layers);
         for i in 0..layers {
-            let keep = if i + 1 == layers { Keep::All } else { self.s.keep };
-            let layer = self.forward(i, keep);
+            let layer = self.forward(i, self.s.keep.of(i, layers));
             kept.push(layer);
         }
         let (h, r, dh) = (self.act(c), self.f32(1), self.act(c));

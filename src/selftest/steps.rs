@@ -4,7 +4,7 @@ use super::case::{Inputs, Line};
 use crate::adapters::LoraConfig;
 use crate::hub::rope::RopeScaling;
 use crate::model::decoder::{Labels, Training as Pass};
-use crate::model::layer::{Keep, Layer};
+use crate::model::layer::{Keep, Keeping, Layer};
 use crate::model::linear::{Draw, Linear};
 use crate::model::load::{AdapterTensors, Nf4, attach};
 use crate::model::{Decoder, DecoderSpec, Tokens, rope};
@@ -204,7 +204,7 @@ fn run(cx: &Cx, training: Training) -> Result<Trace> {
             Tokens::new(sequences.iter().enumerate().map(|(i, s)| (s.as_slice(), i as u32)));
         arena.zero_grads()?;
         let draw = Some(Draw { seed: training.seed as u32, step: step as u32 });
-        let how = Pass { draw, keep: Keep::All };
+        let how = Pass { draw, keep: Keeping::all(Keep::All) };
         let nll =
             cx.install(|| decoder.train_pass(cx, &mut arena, &table, &tokens, &labels, how))?;
         trace.losses.push(nll.iter().map(|n| f64::from(*n)).sum::<f64>() / nll.len() as f64);

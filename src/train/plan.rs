@@ -5,7 +5,7 @@ use crate::config::{Checkpointing, RunConfig};
 use crate::data::dataset::DataSet;
 use crate::model::DecoderSpec;
 use crate::model::footprint::{self, Shape};
-use crate::model::layer::Keep;
+use crate::model::layer::{Keep, Keeping};
 use crate::model::load::{self, Sizes};
 use crate::ops::Cx;
 use crate::optim::OptimizerConfig;
@@ -49,8 +49,10 @@ pub struct RunPlan {
     pub tokens: usize,
     /// Positions that samples and sample answers reach.
     pub positions: usize,
-    /// What layers keep.
-    pub keep: Keep,
+    /// Layers of the model.
+    pub layers: usize,
+    /// What they keep.
+    pub keep: Keeping,
     /// The memory that it takes.
     pub memory: Memory,
     /// What there is, as far as it is known.
@@ -104,19 +106,20 @@ impl RunPlan {
         let plan = |keep| Self {
             tokens,
             positions,
+            layers: ask.spec.layers,
             keep,
             memory: needs(ask, &sizes, tokens, keep),
             limit,
         };
         let fits = |plan: &Self| plan.limit.is_none_or(|limit| plan.memory.peak() <= limit);
-        let all = [Keep::All, Keep::Attention, Keep::Residual];
+        let all = |keep| plan(Keeping::all(keep));
         Ok(match config.train.gradient_checkpointing {
-            Checkpointing::None => plan(Keep::All),
-            Checkpointing::Mlp => plan(Keep::Attention),
-            Checkpointing::Full => plan(Keep::Residual),
-            // From the fastest to the leanest.
+            Checkpointing::None => all(Keep::All),
+            Checkpointing::Mlp => all(Keep::Attention),
+            Checkpointing::Full => all(Keep::Residual),
             Checkpointing::Auto => {
-                all.into_iter().map(plan).find(fits).unwrap_or_else(|| plan(Keep::Residual))
+                let mut choices = Keeping::choices(ask.spec.layers).map(plan);
+                choices.find(fits).unwrap_or_else(|| all(Keep::Residual))
             }
         })
     }
@@ -146,16 +149,12 @@ impl RunPlan {
             gib(m.trainable),
             gib(m.activations),
             self.tokens,
-            match self.keep {
-                Keep::All => "none",
-                Keep::Attention => "mlp",
-                Keep::Residual => "full",
-            }
+            self.keep.describe(self.layers)
         )
     }
 }
 
-fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keep) -> Memory {
+fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keeping) -> Memory {
     let Ask { cx, spec, .. } = *ask;
     let head_adapted = ask.paths.iter().any(|p| p == "lm_head");
     let shape = Shape {
@@ -233,7 +232,8 @@ mod tests {
 
     fn plan(weights: u64) -> RunPlan {
         let memory = Memory { base: 0, weights, loading: 0, trainable: 0, activations: 0 };
-        RunPlan { tokens: 1, positions: 1, keep: Keep::All, memory, limit: None }
+        let keep = Keeping::all(Keep::All);
+        RunPlan { tokens: 1, positions: 1, layers: 1, keep, memory, limit: None }
     }
 
     #[test]

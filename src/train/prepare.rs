@@ -16,7 +16,6 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
 use crate::hub::fingerprint::fingerprint;
-use crate::model::layer::Keep;
 use crate::model::load::{attach, load};
 use crate::model::spec::DecoderSpec;
 use crate::model::{Decoder, families};
@@ -178,9 +177,10 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
             Some(_) => "of train.max_memory",
             None => "that are free",
         };
-        let full = match plan.keep {
-            Keep::Residual => "",
-            _ => ", or set train.gradient_checkpointing to full",
+        let full = if plan.keep.is_leanest(plan.layers) {
+            ""
+        } else {
+            ", or set train.gradient_checkpointing to full"
         };
         notes.push(format!(
             "the plan exceeds the {mib:.0} MiB {of}; lower train.micro_batch_size or train.max_seq_length{full}"

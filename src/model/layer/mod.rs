@@ -10,6 +10,7 @@
 //! computed again.
 
 mod attend;
+mod keep;
 mod mlp;
 
 use super::DecoderSpec;
@@ -22,17 +23,7 @@ use attend::Attended;
 use candle_core::Result;
 use mlp::Gated;
 
-/// What a layer keeps between its passes (`train.gradient_checkpointing`); the rest is computed again in the backward pass.
-/// Chen et al. 2016, arXiv:1604.06174
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Everything (`none`).
-    All,
-    /// What surrounds attention; the wide gate and up are computed again (`mlp`).
-    Attention,
-    /// The residual stream, x and x₂ (`full`). The outputs of o and down are not computed again: nothing needs them.
-    Residual,
-}
+pub use keep::{Keep, Keeping};
 
 /// The weights of one layer.
 #[derive(Debug)]
