@@ -3,7 +3,7 @@
 use super::choices::Resume;
 use super::run_config::RunConfig;
 use super::values::Values;
-use super::{overrides, reader, yaml};
+use super::{overrides, reader, rivals, yaml};
 use crate::error::{Problem, Result};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ impl RunConfig {
             read = Values::file(path, &yaml::parse(path, &text)?);
         }
         overrides::apply(arguments, &mut read);
+        rivals::settle(&mut read);
         let mut config = reader::run_config(read)?;
         if let Some(dir) = file.and_then(Path::parent) {
             let mut beside_the_file = Vec::new();

@@ -12,6 +12,7 @@ mod load;
 mod overrides;
 mod reader;
 mod resolved;
+mod rivals;
 mod run_config;
 mod scalar;
 mod values;

@@ -56,26 +56,9 @@ fn set(key: &str, text: &str, read: &mut Values) {
         Value::Map(_) => key.strip_suffix(".class_path").unwrap_or(key),
         _ => key,
     };
-    displace_rivals(key, &node, read);
+    leave_rows_behind(key, &node, read);
     read.take(key, &node, None);
 }
-
-/// Keys that say the same in other words: one on the command line takes the place of the file's.
-const RIVALS: &[(&str, &str)] = &[
-    ("data.init_args.train_on", "data.init_args.mask_prompt"),
-    ("data.init_args.multi_turn", "data.init_args.include_multiturn_conversations"),
-    ("data.init_args.prompt_template", "data.init_args.prompt_style"),
-    ("data.init_args.prompt_template", "data.init_args.prompt_style.init_args.system_message"),
-    ("data.init_args.path", "data.init_args.repo_id"),
-    ("data.init_args.path", "data.init_args.dataset_mix"),
-    ("train.lr_warmup_fraction", "train.lr_warmup_steps"),
-    ("lora_target_modules", "lora_query"),
-    ("lora_target_modules", "lora_key"),
-    ("lora_target_modules", "lora_value"),
-    ("lora_target_modules", "lora_projection"),
-    ("lora_target_modules", "lora_mlp"),
-    ("lora_target_modules", "lora_head"),
-];
 
 /// Where rows come from: what another data class makes meaningless.
 const PLACES: &[&str] = &[
@@ -90,14 +73,8 @@ const PLACES: &[&str] = &[
     "dataset_mix",
 ];
 
-fn displace_rivals(key: &str, node: &Node, read: &mut Values) {
-    for (a, b) in RIVALS {
-        if key == *a {
-            read.displace(b, key);
-        } else if key == *b && !a.starts_with("lora_") {
-            read.displace(a, key);
-        }
-    }
+/// Another data class leaves the rows of the file's behind.
+fn leave_rows_behind(key: &str, node: &Node, read: &mut Values) {
     let class = match (&node.value, key) {
         (Value::Scalar { text, .. }, "data.class_path") => Some(text.as_str()),
         (Value::Map(items), "data") => items.iter().find_map(|(k, v)| match &v.value {
@@ -112,7 +89,10 @@ fn displace_rivals(key: &str, node: &Node, read: &mut Values) {
         && short(class) != short(&before)
     {
         for place in PLACES {
-            read.displace(&format!("data.init_args.{place}"), key);
+            let place = format!("data.init_args.{place}");
+            if !read.is_argument(&place) {
+                read.leave_out(&place, key);
+            }
         }
     }
 }

@@ -48,6 +48,7 @@ fn set_value(set: &SetSection, key: &str) -> Option<String> {
         "class_path" => Some(format!("{}.{}", set.class.module, set.class.name)),
         "path" => set.path.as_deref().map(path),
         "val_path" => set.val_path.as_deref().map(path),
+        "download_dir" if set.path.is_some() => None,
         "download_dir" => Some(path(&set.download_dir)),
         "file_name" => text(&set.file_name),
         "file_url" => text(&set.file_url),
@@ -174,7 +175,9 @@ impl RunConfig {
             "log.run" => or_null(self.log.run.as_deref().map(quote)),
             "log.group" => or_null(self.log.group.as_deref().map(quote)),
             "save_merged" => self.save_merged.to_string(),
-            "merge.base" if self.save_merged => self.merge.base.to_string(),
+            "merge.base" if self.save_merged && self.quantize.is_some() => {
+                self.merge.base.to_string()
+            }
             "merge.tied_head" if self.save_merged => self.merge.tied_head.to_string(),
             "seed" => self.seed.to_string(),
             _ => return None,

@@ -144,26 +144,18 @@ impl Values {
                 self.problems.push(Problem { place: place.clone(), message, hint: None });
                 continue;
             };
+            let at = |key: &Key| {
+                let (line, column) = (key.line, key.column);
+                place.as_ref().map(|p| Place { line, column, ..p.clone() })
+            };
             for (key, value) in keys {
-                let at = place.as_ref().map(|p| Place {
-                    line: key.line,
-                    column: key.column,
-                    ..p.clone()
-                });
-                let inner = match &value.value {
-                    Value::Map(inner) if key.name == "init_args" => inner.as_slice(),
-                    _ => {
-                        self.take(&format!("{MIX}[{i}].{}", key.name), value, at);
-                        continue;
+                match &value.value {
+                    Value::Map(inner) if key.name == "init_args" => {
+                        for (key, value) in inner {
+                            self.take(&format!("{MIX}[{i}].{}", key.name), value, at(key));
+                        }
                     }
-                };
-                for (key, value) in inner {
-                    let at = place.as_ref().map(|p| Place {
-                        line: key.line,
-                        column: key.column,
-                        ..p.clone()
-                    });
-                    self.take(&format!("{MIX}[{i}].{}", key.name), value, at);
+                    _ => self.take(&format!("{MIX}[{i}].{}", key.name), value, at(key)),
                 }
             }
         }
@@ -206,16 +198,35 @@ impl Values {
     }
 
     /// Leaves a key of the file out, because `by` on the command line takes its place.
-    pub(super) fn displace(&mut self, name: &str, by: &str) {
-        // Between a path and a mix the later one on the command line counts.
-        let of_the_file = |(_, place): &(Node, Option<Place>)| place.is_some() || by == MIX;
-        let items = name == MIX && self.mix > 0;
-        if self.values.get(name).is_some_and(of_the_file) || items {
-            self.values.retain(|k, _| k != name && !(name == MIX && k.starts_with(MIX)));
-            if items {
-                self.mix = 0;
-            }
-            self.notes.push(format!("`{name}` is left out: `--{by}` takes its place"));
+    pub(super) fn leave_out(&mut self, name: &str, by: &str) {
+        if self.is_mix(name) {
+            self.values.retain(|k, _| !k.starts_with(MIX));
+            self.mix = 0;
+        } else if self.values.remove(name).is_none() {
+            return;
+        }
+        self.notes.push(format!("`{name}` is left out: `--{by}` takes its place"));
+    }
+
+    /// Whether this names the sets of a mix that is there.
+    pub(super) fn is_mix(&self, name: &str) -> bool {
+        name == MIX && self.mix > 0
+    }
+
+    /// Whether a key stands on the command line.
+    pub(super) fn is_argument(&self, name: &str) -> bool {
+        let argument = |(_, place): &(Node, Option<Place>)| place.is_none();
+        if self.is_mix(name) {
+            return self.values.iter().any(|(k, v)| k.starts_with(MIX) && argument(v));
+        }
+        self.values.get(name).is_some_and(argument)
+    }
+
+    /// The text of a scalar, without a look at what it should be.
+    pub(super) fn peek(&self, name: &str) -> Option<String> {
+        match &self.values.get(name)?.0.value {
+            Value::Scalar { text, quoted } if !scalar::is_null(text, *quoted) => Some(text.clone()),
+            _ => None,
         }
     }
 
@@ -275,6 +286,9 @@ impl Values {
         let Some(Some(text)) = self.scalar(key) else { return default };
         f(&text).unwrap_or_else(|message| {
             self.problem(key, &message);
+            if let (Some(info), Some(problem)) = (key_of(key), self.problems.last_mut()) {
+                problem.hint = Some(format!("{}: {}", info.kind, info.help));
+            }
             default
         })
     }
@@ -320,13 +334,16 @@ fn outside(text: &str, range: &std::ops::Range<f64>) -> String {
     } else {
         String::new()
     };
-    format!("{text} must be at least {}{below}", range.start)
+    match range.start {
+        least if least > 0.0 && least < 1e-20 => format!("{text} must be above 0{below}"),
+        least => format!("{text} must be at least {least}{below}"),
+    }
 }
 
 pub(super) fn whole(text: &str, least: i64) -> Result<usize, String> {
     let n = scalar::integer(text)?;
     if !(least..=1_000_000_000).contains(&n) {
-        return Err(format!("{text} lies outside {least} .. 1000000000"));
+        return Err(format!("{text} lies outside {least} to 1000000000"));
     }
     Ok(n as usize)
 }

@@ -37,7 +37,7 @@ fn sample(key: &str) -> (&'static [&'static str], &'static str) {
         "path" => "other.jsonl",
         "file_url" | "url" => "https://example.org/x.json",
         "subsets" => "bool_q_10templates",
-        "repo_id" => "org/name",
+        "repo_id" => return (&["--data", "Alpaca2k"], "org/name"),
         "subset" => "vie",
         "split" | "val_split" => "test",
         "columns" => "{instruction: title}",
@@ -74,7 +74,9 @@ fn sample(key: &str) -> (&'static [&'static str], &'static str) {
         "logger_name" => "tensorboard",
         "log.project" | "log.run" | "log.group" => "name",
         "merge.base" => {
-            return (&["--data.path", "rows.jsonl", "--save_merged", "true"], "original");
+            let quantised =
+                &["--data.path", "rows.jsonl", "--save_merged", "true", "--quantize", "bnb.nf4"];
+            return (quantised, "original");
         }
         "merge.tied_head" => {
             return (&["--data.path", "rows.jsonl", "--save_merged", "true"], "drop");

@@ -175,7 +175,10 @@ fn mixed_precision_with_quantised_weights_is_refused() {
 #[test]
 fn both_warm_ups_are_refused() {
     let text = lines("train:\n  lr_warmup_steps: 5\n  lr_warmup_fraction: 0.1\n");
-    assert!(errors(&text, &[]).contains("contradicts `train.lr_warmup_steps`"));
+    assert!(
+        errors(&text, &[])
+            .contains("`train.lr_warmup_steps` does not go with `train.lr_warmup_fraction: 0.1`")
+    );
 }
 
 #[test]
@@ -217,6 +220,54 @@ fn a_key_on_the_command_line_takes_the_place_of_its_rival_in_the_file() {
     }
 }
 
+/// A file of keys that have rivals, for [`the_command_line_wins_over_every_rival_in_the_file`].
+const RIVALS: &str = "checkpoint_dir: m\nsave_merged: true\nquantize: bnb.nf4\nlora_query: true\nmerge: {base: dequant, tied_head: drop}\ndata:\n  class_path: litgpt.data.Alpaca\n  init_args:\n    file_name: a.json\n    file_url: https://example.org/a.json\n    download_dir: here\n    val_split_fraction: 0.05\n    mask_prompt: false\n    prompt_style: {class_path: vinasmol_datamodule.ChatMLAlpaca, init_args: {system_message: S}}\ntrain:\n  lr_scheduler: wsd\n  lr_decay_fraction: 0.2\n  min_lr: 1e-5\n  lr_warmup_steps: 10\n  gradient_checkpointing: auto\n  max_memory: 2GiB\n";
+
+#[test]
+fn the_command_line_wins_over_every_rival_in_the_file() {
+    for arguments in [
+        &["--data.prompt_style", "alpaca"][..],
+        &["--data.prompt_style", "null"],
+        &["--data.prompt_template", "{instruction}:"],
+        &["--data", "{init_args: {prompt_style: alpaca}}"],
+        &["--data.path", "rows.json"],
+        &["--data.val_path", "v.jsonl"],
+        &["--data.val_split", "test"],
+        &["--data.train_on", "last"],
+        &["--train.lr_scheduler", "cosine"],
+        &["--train.lr_scheduler", "constant"],
+        &["--train.lr_warmup_fraction", "0.1"],
+        &["--train.gradient_checkpointing", "mlp"],
+        &["--save_merged", "false"],
+        &["--quantize", "null"],
+        &["--lora_target_modules", "all-linear"],
+    ] {
+        let notes = load(RIVALS, arguments).unwrap().notes;
+        let told = notes.iter().filter(|n| n.contains("is left out: `--"));
+        assert!(told.count() > 0, "{arguments:?}: {notes:?}");
+    }
+}
+
+#[test]
+fn rivals_of_one_file_are_refused() {
+    for (text, key) in [
+        ("    repo_id: org/rows\n", "data.init_args.repo_id"),
+        ("    download_dir: here\n", "data.init_args.download_dir"),
+        ("    val_path: v.jsonl\n    val_split: test\n", "data.init_args.val_split"),
+        (
+            "    val_path: v.jsonl\n    val_split_fraction: 0.1\n",
+            "data.init_args.val_split_fraction",
+        ),
+        ("train: {lr_scheduler: constant, min_lr: 1e-5}\n", "train.min_lr"),
+        ("train: {lr_decay_fraction: 0.1}\n", "train.lr_decay_fraction"),
+        ("train: {gradient_checkpointing: none, max_memory: 2GiB}\n", "train.max_memory"),
+        ("save_merged: true\nmerge: {base: dequant}\n", "merge.base"),
+    ] {
+        let text = errors(&lines(text), &[]);
+        assert!(text.contains(&format!("`{key}` does not go with")), "{key}: {text}");
+    }
+}
+
 #[test]
 fn another_class_leaves_the_files_rows_behind() {
     let set = load(WRITTEN, &["--data", "Alpaca2k", "--data.repo_id", "me/x"])
@@ -247,7 +298,10 @@ fn an_empty_mix_is_refused() {
 #[test]
 fn rows_beside_a_mix_are_refused() {
     let text = lines("    dataset_mix:\n      - path: a.jsonl\n");
-    assert!(errors(&text, &[]).contains("stands beside `dataset_mix`"));
+    assert!(
+        errors(&text, &[])
+            .contains("`data.init_args.path` does not go with `data.init_args.dataset_mix`")
+    );
 }
 
 #[test]

@@ -25,11 +25,6 @@ pub(super) fn data(r: &mut Values) -> DataSection {
         vec![set(r, ARGS)]
     };
     let key = |name: &str| format!("{ARGS}.{name}");
-    for name in ["path", "val_path", "repo_id"] {
-        if mixed && r.is_set(&key(name)) {
-            r.problem(&key(name), "stands beside `dataset_mix`; write it in the items");
-        }
-    }
     if !mixed && r.is_written(&key("weight")) {
         r.problem(&key("weight"), "belongs to the items of `dataset_mix`");
     }
@@ -112,18 +107,6 @@ fn set(r: &mut Values, prefix: &str) -> SetSection {
             let key = keys.of(r, name);
             r.problem(&key, "holds a user or password; addresses are written to files, so keep secrets out of them");
         }
-    }
-    if set.path.is_some() {
-        for name in ["file_name", "file_url", "url", "subsets"] {
-            let key = keys.of(r, name);
-            if r.is_set(&key) {
-                r.problem(&key, "is not read beside `path`; remove one of the two");
-            }
-        }
-    }
-    if set.prompt_template.is_some() && set.prompt_style.is_some() {
-        let key = keys.of(r, "prompt_template");
-        r.problem(&key, "contradicts `prompt_style`; write one or the other");
     }
     if set.system_message.is_some() && set.prompt_style.is_none() {
         let key = keys.of(r, "prompt_style.init_args.system_message");
@@ -235,12 +218,7 @@ fn columns(r: &mut Values, keys: &Keys<'_>) -> BTreeMap<String, String> {
 fn train_on(r: &mut Values, keys: &Keys<'_>) -> TrainOn {
     let (mask, on) = (keys.of(r, "mask_prompt"), keys.of(r, "train_on"));
     let by_mask = if r.flag(&mask, false) { TrainOn::Assistant } else { TrainOn::All };
-    let said = r.text(&on).is_some();
-    let chosen = r.choice(&on, by_mask);
-    if said && r.text(&mask).is_some() && (by_mask == TrainOn::All) != (chosen == TrainOn::All) {
-        r.problem(&on, &format!("`{chosen}` contradicts `mask_prompt`; write one of the two"));
-    }
-    chosen
+    r.choice(&on, by_mask)
 }
 
 fn multi_turn(r: &mut Values, keys: &Keys<'_>) -> MultiTurn {
@@ -249,13 +227,5 @@ fn multi_turn(r: &mut Values, keys: &Keys<'_>) -> MultiTurn {
         Some(_) if !r.flag(&flag, true) => MultiTurn::First,
         _ => MultiTurn::Conversation,
     };
-    let said = r.text(&key).is_some();
-    let chosen = r.choice(&key, by_flag);
-    if said && by_flag == MultiTurn::First && chosen != MultiTurn::First {
-        r.problem(
-            &key,
-            &format!("`{chosen}` contradicts `include_multiturn_conversations: false`"),
-        );
-    }
-    chosen
+    r.choice(&key, by_flag)
 }

@@ -49,11 +49,9 @@ fn targets(r: &mut Values) -> TargetModules {
         }
         TargetModules::Names(names)
     };
-    let targets = match node {
-        None => return by_flags(r),
-        Some(Value::Scalar { text, quoted }) if scalar::is_null(&text, quoted) => {
-            return by_flags(r);
-        }
+    match node {
+        None => by_flags(r),
+        Some(Value::Scalar { text, quoted }) if scalar::is_null(&text, quoted) => by_flags(r),
         Some(Value::Scalar { text, .. }) if text == "all-linear" => TargetModules::AllLinear,
         Some(Value::Scalar { text, .. }) => {
             if let Err(e) = fancy_regex::Regex::new(&format!("^(?:{text})$")) {
@@ -78,11 +76,5 @@ fn targets(r: &mut Values) -> TargetModules {
             r.problem(KEY, "expected a list of names, a regular expression or `all-linear`");
             TargetModules::AllLinear
         }
-    };
-    for (key, ..) in FLAGS {
-        if r.is_written(key) {
-            r.problem(key, "contradicts `lora_target_modules`; write one or the other");
-        }
     }
-    targets
 }

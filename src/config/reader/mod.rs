@@ -80,11 +80,8 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
             format!("does not go with `precision: {}`; write bf16-true", config.precision);
         r.problem("quantize", &message);
     }
-    for key in ["merge.base", "merge.tied_head"] {
-        if r.is_written(key) && !config.save_merged {
-            r.problem(key, "is for `save_merged: true`; `vft merge` has options of its own");
-        }
-    }
+    // In the order of the file; what the command line says last.
+    r.problems.sort_by_key(|p| p.place.as_ref().map_or((1, 0, 0), |at| (0, at.line, at.column)));
     UserError::check(std::mem::take(&mut r.problems))?;
     config.places =
         r.values.iter().filter_map(|(k, (_, p))| Some((k.clone(), p.clone()?))).collect();

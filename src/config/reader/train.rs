@@ -84,12 +84,4 @@ pub(super) fn check(r: &mut Values, t: &mut TrainSection, lr: f64) {
     if t.max_seq_length == Some(1) {
         r.problem("train.max_seq_length", "1 leaves nothing to predict; at least 2");
     }
-    if t.lr_warmup_fraction.is_some() && t.lr_warmup_steps > 0 {
-        let message = "contradicts `train.lr_warmup_steps`; write one or the other";
-        r.problem("train.lr_warmup_fraction", message);
-    }
-    if r.is_written("train.lr_decay_fraction") && t.lr_scheduler != Scheduler::Wsd {
-        let message = format!("belongs to `lr_scheduler: wsd`, not to `{}`", t.lr_scheduler);
-        r.problem("train.lr_decay_fraction", &message);
-    }
 }
