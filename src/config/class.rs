@@ -186,7 +186,13 @@ impl DataClass {
     /// # Errors
     /// A message without place when there is no such class.
     pub fn named(text: &str) -> Result<&'static Self, String> {
+        const FILES: &[&str] = &["json", "jsonl", "csv", "tsv", "parquet", "txt", "gz", "zst"];
         let (module, name) = text.rsplit_once('.').unwrap_or(("", text));
+        if text.contains('/') || FILES.contains(&name) {
+            return Err(format!(
+                "`{text}` is no class but a place of rows; write it as `data.init_args.path`"
+            ));
+        }
         let found = CLASSES.iter().find(|c| c.name == name);
         if let Some(class) = found
             && (module.is_empty() || module == class.module)

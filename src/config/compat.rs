@@ -38,6 +38,14 @@ impl RunConfig {
             t.epochs.is_some(),
             "epochs: the last rows of an epoch make a smaller step; LitGPT carries them over and drops the last ones",
         );
+        tell(
+            t.max_time.is_some(),
+            "train.max_time: ends the run with a checkpoint that `--resume auto` takes up, and exit code 75; LitGPT ends it as if it were done",
+        );
+        tell(
+            t.log_interval > 1 && t.global_batch_size > t.micro_batch_size,
+            "train.log_interval: counts steps; LitGPT counts micro-batches",
+        );
         let sets = &self.data.sets;
         tell(
             sets.iter().any(|s| s.class.multi_turn && s.multi_turn == MultiTurn::Conversation),

@@ -89,7 +89,7 @@ keys! {
     "train.save_best", "bool", "false", "keep the adapter of the lowest validation loss in <out_dir>/best";
     "train.early_stopping_patience", "integer", "null", "validations without a lower loss after which the run ends";
     "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory: those of the MLPs, or all; auto: in as few layers as fits";
-    "train.max_memory", "size, such as 6GiB", "null", "memory that auto may plan with; null: what is free at start, on a card 95 % of its memory";
+    "train.max_memory", "size, such as 6GiB", "null", "memory that `gradient_checkpointing: auto` may plan with, an error if the leanest takes more; null: what is free at start, on a card 95 % of its memory";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";
     "eval.max_iters", "integer", "100", "micro-batches per validation during the run";
@@ -107,7 +107,7 @@ keys! {
     "optimizer.init_args.nesterov", "bool", "false", "Nesterov's momentum in SGD";
     "logger_name", "csv | tensorboard", "csv", "metrics as a table or as TensorBoard's events, besides metrics.jsonl";
     "log.project", "text", "null", "project of the run, in its model card";
-    "log.run", "text", "null", "name of the run, in its model card and as its TensorBoard directory";
+    "log.run", "text", "null", "name of the run, the title of its model card";
     "log.group", "text", "null", "group of the run, in its model card";
     "save_merged", "bool", "false", "also write the base model with the adapter folded in, to <out_dir>/merged";
     "merge.base", "dequant | original", "dequant", "what the adapter is folded into: weights as training saw them, or as they lie in the files";

@@ -364,6 +364,8 @@ fn nearest(name: &str) -> Option<String> {
         alike(k, name).max(alike(&its_last, &last) - 0.05).max(slip)
     };
     let blocks = KEYS.iter().flat_map(|k| k.name.match_indices('.').map(|(i, _)| &k.name[..i]));
+    // The block that the unknown key stands in is no answer.
+    let blocks = blocks.filter(|b| !name.starts_with(&format!("{b}.")));
     let names = KEYS.iter().map(|k| k.name).chain(blocks);
     let best = names.map(|k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0))?;
     let all = || "`vft finetune --help` lists every key".to_owned();

@@ -249,6 +249,26 @@ fn the_command_line_wins_over_every_rival_in_the_file() {
 }
 
 #[test]
+fn keys_of_other_trainers_are_shown_the_way() {
+    for (line, way) in [
+        ("learning_rate: 1e-4", "`optimizer.init_args.lr`"),
+        ("base_model: m", "`checkpoint_dir`"),
+        ("num_epochs: 3", "`train.epochs`"),
+        ("optimizer: adamw_bnb_8bit", "write `AdamW8bit`"),
+        ("data: rows/a.jsonl", "write it as `data.init_args.path`"),
+    ] {
+        let text = errors(&format!("checkpoint_dir: m\n{line}\n"), &[]);
+        assert!(text.contains(way) && !text.contains("`data.init_args.path` is missing"), "{text}");
+    }
+}
+
+#[test]
+fn bitsandbytes_classes_are_known_by_their_modules() {
+    let text = lines("optimizer: bitsandbytes.optim.adamw.PagedAdamW8bit\n");
+    assert_eq!(load(&text, &[]).unwrap().optimizer.kind, OptimizerKind::PagedAdamW8bit);
+}
+
+#[test]
 fn rivals_of_one_file_are_refused() {
     for (text, key) in [
         ("    repo_id: org/rows\n", "data.init_args.repo_id"),

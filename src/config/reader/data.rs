@@ -65,11 +65,14 @@ impl Keys<'_> {
 
 fn set(r: &mut Values, prefix: &str) -> SetSection {
     let keys = Keys(prefix);
+    let problems = r.problems.len();
     let class = class(r, prefix, &keys);
+    let known = r.problems.len() == problems;
     refuse_strangers(r, prefix, class);
     let text = |r: &mut Values, name| keys.text(r, name);
     let path = text(r, "path");
-    if class.home == Home::Path && path.is_none() && !r.is_written(&keys.of(r, "repo_id")) {
+    if known && class.home == Home::Path && path.is_none() && !r.is_written(&keys.of(r, "repo_id"))
+    {
         let hint = "give a file, a directory or a data set of the Hub";
         r.missing(Problem::new(format!("`{}` is missing", keys.of(r, "path"))).hint(hint));
     }

@@ -12,7 +12,7 @@ const SGD_ONLY: &[&str] = &["momentum", "dampening", "nesterov"];
 
 /// The optimizer with its arguments; arguments of another optimizer are problems.
 pub(super) fn optimizer(r: &mut Values) -> OptimizerSection {
-    let kind = r.choice("optimizer.class_path", OptimizerKind::AdamW);
+    let kind = r.read("optimizer.class_path", OptimizerKind::AdamW, kind);
     let sgd = kind == OptimizerKind::Sgd;
     for name in if sgd { MOMENTS } else { SGD_ONLY } {
         let key = format!("optimizer.init_args.{name}");
@@ -45,6 +45,22 @@ pub(super) fn optimizer(r: &mut Values) -> OptimizerSection {
         r.problem("optimizer.init_args.nesterov", message);
     }
     section
+}
+
+/// An optimizer by its class path; bitsandbytes' classes also by the module that they really stand in.
+fn kind(text: &str) -> Result<OptimizerKind, String> {
+    let plain = match text.split('.').collect::<Vec<_>>()[..] {
+        ["bnb" | "bitsandbytes", "optim", _, class] => format!("bitsandbytes.optim.{class}"),
+        _ => text.to_owned(),
+    };
+    let of_the_trainer = match text {
+        "adamw_torch" | "adamw_torch_fused" | "adamw_hf" => "AdamW",
+        "adamw_bnb_8bit" | "adamw_8bit" => "AdamW8bit",
+        "paged_adamw_32bit" | "paged_adamw" => "PagedAdamW",
+        "paged_adamw_8bit" => "PagedAdamW8bit",
+        _ => return plain.parse(),
+    };
+    Err(format!("`{text}` is transformers' name; write `{of_the_trainer}`"))
 }
 
 fn betas(r: &mut Values) -> [f64; 2] {
