@@ -172,18 +172,21 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         paths: &paths,
     })?;
     if !plan.fits() {
-        let mib = plan.limit.unwrap_or(0) as f64 / f64::from(1 << 20);
-        let of = match t.max_memory {
-            Some(_) => "of train.max_memory",
-            None => "that are free",
-        };
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (planned, limit) = (mib(plan.memory.peak()), mib(plan.limit.unwrap_or(0)));
+        if t.max_memory.is_some() {
+            let message = format!("the leanest plan takes {planned:.0} MiB, not {limit:.0}");
+            let problem = config.problem("train.max_memory", message);
+            let hint = "lower train.micro_batch_size or train.max_seq_length, or allow more";
+            return Err(UserError::from(problem.hint(hint)).into());
+        }
         let full = if plan.keep.is_leanest(plan.layers) {
             ""
         } else {
             ", or set train.gradient_checkpointing to full"
         };
         notes.push(format!(
-            "the plan exceeds the {mib:.0} MiB {of}; lower train.micro_batch_size or train.max_seq_length{full}"
+            "the plan takes {planned:.0} MiB, and {limit:.0} are free; lower train.micro_batch_size or train.max_seq_length{full}"
         ));
     }
 

@@ -590,8 +590,9 @@ fn with_memory_enough_nothing_is_computed_again() {
 }
 
 #[test]
-fn auto_takes_the_leanest_where_nothing_fits() {
-    assert_eq!(planned(&["--train.max_memory", "1MiB"]), "full");
+fn a_limit_that_the_leanest_plan_exceeds_is_refused() {
+    let output = Home::new().smoke(&["--train.max_memory", "1MiB"]);
+    assert_refused(&output, &["train.max_memory", "the leanest plan takes", "not 1"]);
 }
 
 #[test]

@@ -115,6 +115,54 @@ fn every_documented_key_changes_something() {
     assert_eq!(idle, [""; 0]);
 }
 
+/// The field of [`RunConfig`] that a key becomes.
+fn field(key: &str) -> &str {
+    match key {
+        "data.class_path" => "class",
+        "data.init_args.mask_prompt" => "train_on",
+        "data.init_args.include_multiturn_conversations" => "multi_turn",
+        "data.init_args.dataset_mix" => "sets",
+        "optimizer.class_path" => "kind",
+        "lora_r" => "lora.r",
+        "lora_alpha" => "lora.alpha",
+        "lora_dropout" => "lora.dropout",
+        key if key.starts_with("lora_") => "targets",
+        key => key.rsplit('.').next().unwrap_or(key),
+    }
+}
+
+/// All code but the one that reads configs.
+fn code() -> String {
+    let mut text = String::new();
+    let mut dirs = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("src/config") {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_documented_key_is_read_by_what_runs() {
+    let code = code();
+    let read = |field: &str| {
+        let field = format!(".{field}");
+        let mut ends = code.match_indices(&field).map(|(at, m)| at + m.len());
+        ends.any(|end| !code[end..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    // What a card tells of a run is asked for by its key.
+    let told = |key: &str| key.starts_with("log.") && code.contains(&format!("\"{key}\""));
+    let unread: Vec<&str> =
+        KEYS.iter().map(|k| k.name).filter(|k| !read(field(k)) && !told(k)).collect();
+    assert_eq!(unread, [""; 0]);
+}
+
 #[test]
 fn every_key_survives_the_resolved_config() {
     let changed = |key: &&str| {
