@@ -152,3 +152,37 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let best = known.into_iter().map(|word| (near(word), word));
     best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.6).map(|(_, word)| word)
 }
+
+/// Whether an error comes from a disk or a quota without room.
+pub fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let kinds = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());
+    let text = format!("{error:#}");
+    kinds.map(std::io::Error::kind).any(|kind| matches!(kind, StorageFull | QuotaExceeded))
+        // A problem keeps only the system's words: ENOSPC and EDQUOT.
+        || ["No space left on device", "Disk quota exceeded"].iter().any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn a_full_disk_and_a_spent_quota_are_known_by_their_words() {
+        for code in [28, 122] {
+            let problem = Problem::new(io::Error::from_raw_os_error(code).to_string());
+            assert!(is_disk_full(&UserError::from(problem).into()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_known_by_its_kind() {
+        assert!(is_disk_full(&io::Error::from(io::ErrorKind::QuotaExceeded).into()));
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_is_not_full() {
+        assert!(!is_disk_full(&io::Error::from_raw_os_error(30).into()));
+    }
+}

@@ -1,12 +1,13 @@
 //! A directory that appears whole or not at all: written beside its place, flushed, renamed.
 
+use super::disk::{Disk, above, make_dirs, remove_tree, sync_tree};
 use crate::error::{Problem, Result};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of a tokenizer that a model directory may hold.
-const TOKENIZER_FILES: &[&str] = &[
+pub(super) const TOKENIZER_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -19,31 +20,37 @@ const TOKENIZER_FILES: &[&str] = &[
 
 /// Writes a directory through `fill`, which gets a temporary path, and renames it to `path`.
 ///
+/// The parent is synced before the rename too: files beside the directory that it counts on have their names by then.
+///
 /// # Errors
 /// When `path` exists or anything cannot be written; nothing is left behind then.
 pub fn write_dir(
+    disk: &dyn Disk,
     path: &Path,
     fill: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    if path.file_name().is_none() {
         return Err(anyhow::anyhow!("{} is no place for a directory", path.display()));
-    };
+    }
     if path.exists() {
         return Err(crate::error::UserError::from(Problem::in_file(path, "exists already")).into());
     }
-    let temporary = parent.join(format!(".{}.tmp-{}", name.to_string_lossy(), std::process::id()));
+    let (parent, temporary) = (above(path), beside(path, HALF));
     let write = || -> anyhow::Result<()> {
-        fs::create_dir_all(&temporary).map_err(|e| io_problem(&temporary, &e))?;
+        make_dirs(disk, parent).map_err(|e| io_problem(parent, &e))?;
+        clear(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
+        disk.make_dir(&temporary).map_err(|e| io_problem(&temporary, &e))?;
         fill(&temporary)?;
-        sync_dir(&temporary).map_err(|e| io_problem(&temporary, &e))?;
-        fs::rename(&temporary, path).map_err(|e| io_problem(path, &e))?;
-        File::open(parent).and_then(|d| d.sync_all()).map_err(|e| io_problem(parent, &e))?;
+        sync_tree(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
+        disk.sync(parent).map_err(|e| io_problem(parent, &e))?;
+        disk.rename(&temporary, path).map_err(|e| io_problem(path, &e))?;
+        disk.sync(parent).map_err(|e| io_problem(parent, &e))?;
         Ok(())
     };
     let result = write();
     if result.is_err() {
         // The error at hand is the one to report; what cannot be removed carries a name that says what it is.
-        let _ = fs::remove_dir_all(&temporary);
+        let _ = clear(disk, &temporary);
     }
     result
 }
@@ -53,55 +60,124 @@ pub fn write_dir(
 /// # Errors
 /// When anything cannot be written; then the old directory is still there.
 pub fn replace_dir(
+    disk: &dyn Disk,
     path: &Path,
     fill: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     if !path.exists() {
-        return write_dir(path, fill);
+        return write_dir(disk, path, fill);
     }
-    let beside = |end: &str| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        path.with_file_name(format!(".{name}.{end}-{}", std::process::id()))
-    };
-    let (new, old) = (beside("new"), beside("old"));
-    write_dir(&new, fill)?;
-    fs::rename(path, &old).map_err(|e| io_problem(path, &e))?;
-    fs::rename(&new, path).map_err(|e| io_problem(path, &e))?;
+    let (new, old) = (beside(path, WHOLE), beside(path, REPLACED));
+    for stale in [&new, &old] {
+        clear(disk, stale).map_err(|e| io_problem(stale, &e))?;
+    }
+    write_dir(disk, &new, fill)?;
+    let swapped = disk.rename(path, &old).and_then(|()| {
+        disk.rename(&new, path).inspect_err(|_| {
+            // The error at hand is the one to report; the next start puts the old one back, if this cannot.
+            let _ = disk.rename(&old, path);
+        })
+    });
+    if let Err(e) = swapped {
+        let _ = clear(disk, &new);
+        return Err(io_problem(path, &e).into());
+    }
+    // Before the old one's files go, it is certain that the name is the new one's.
+    disk.sync(above(path)).map_err(|e| io_problem(path, &e))?;
     // The new one is in place; what cannot be removed carries a name that says what it is.
-    let _ = fs::remove_dir_all(&old);
+    let _ = clear(disk, &old);
     Ok(())
 }
 
+/// Writes a file that appears whole or not at all, in the place of one that is there.
+///
+/// # Errors
+/// When it cannot be written; then the old file is still there.
+pub fn write_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = beside(path, HALF);
+    let written = disk
+        .write(&temporary, bytes)
+        .and_then(|()| disk.sync(&temporary))
+        .and_then(|()| disk.rename(&temporary, path))
+        .and_then(|()| disk.sync(above(path)));
+    written.map_err(|e| {
+        // What cannot be removed carries a name that says what it is.
+        let _ = clear(disk, &temporary);
+        io_problem(path, &e)
+    })
+}
+
+/// Takes a directory away: its name in one step, then its files.
+///
+/// # Errors
+/// When it cannot be removed; what is left of it is hidden or whole.
+pub fn discard(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let gone = beside(dir, GONE);
+    clear(disk, &gone)?;
+    disk.rename(dir, &gone)?;
+    disk.sync(above(dir))?;
+    clear(disk, &gone)
+}
+
 /// Puts a directory in order in which a process died while it wrote: what was whole gets its name, what was replaced comes back if nothing took
-/// its place, what was half written goes.
-pub fn recover(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let hidden = entry.file_name().to_string_lossy().into_owned();
-        let Some(rest) = hidden.strip_prefix('.') else { continue };
-        let whole = [".new-", ".old-"].iter().find_map(|mark| rest.rsplit_once(mark));
-        let half = rest.contains(".tmp-");
-        let path = entry.path();
-        match whole.map(|(name, _)| dir.join(name)) {
-            // What cannot be put in order is in nobody's way.
-            Some(place) if !half && !place.exists() => {
-                let _ = fs::rename(&path, place);
+/// its place, what was half written or half removed goes.
+pub fn recover(disk: &dyn Disk, dir: &Path) {
+    let hidden: Vec<(String, &str)> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let mark = mark_of(&name)?;
+            Some((name, mark))
+        })
+        .collect();
+    if hidden.is_empty() {
+        return;
+    }
+    // What cannot be put in order is in nobody's way.
+    for mark in [WHOLE, REPLACED] {
+        for (name, _) in hidden.iter().filter(|(_, m)| *m == mark) {
+            let place = name[1..].rsplit_once(mark).map(|(place, _)| dir.join(place));
+            if let Some(place) = place.filter(|p| !p.exists()) {
+                let _ = disk.rename(&dir.join(name), &place);
             }
-            Some(_) => {
-                let _ = fs::remove_dir_all(&path);
-            }
-            None if half => {
-                let _ = fs::remove_dir_all(&path);
-            }
-            None => {}
+        }
+    }
+    // Before anything goes, it is certain what has which name.
+    if disk.sync(dir).is_ok() {
+        for (name, _) in &hidden {
+            let _ = clear(disk, &dir.join(name));
         }
     }
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        File::open(entry?.path())?.sync_all()?;
+/// Ends of hidden names, before the number of the process: half written, whole and about to get its name, replaced, about to be removed.
+const HALF: &str = ".tmp-";
+const WHOLE: &str = ".new-";
+const REPLACED: &str = ".old-";
+const GONE: &str = ".gone-";
+
+/// What a hidden name says; the last mark counts: a half written directory may be one that was to replace another.
+fn mark_of(name: &str) -> Option<&'static str> {
+    let process =
+        |mark: &str| name.strip_prefix('.')?.rsplit_once(mark).map(|(_, process)| process);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    [HALF, GONE, WHOLE, REPLACED].into_iter().find(|mark| process(mark).is_some_and(is_number))
+}
+
+/// The hidden name beside `path`.
+fn beside(path: &Path, mark: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}{mark}{}", std::process::id()))
+}
+
+/// Removes what is at `path`, if anything.
+fn clear(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match remove_tree(disk, path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
-    File::open(dir)?.sync_all()
 }
 
 /// An input/output error as a problem that names its file.
@@ -113,11 +189,13 @@ pub fn io_problem(path: &Path, error: &io::Error) -> crate::error::UserError {
 ///
 /// # Errors
 /// When a file cannot be copied.
-pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_tokenizer(disk: &dyn Disk, from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         let (from, to): (PathBuf, PathBuf) = (from.join(name), to.join(name));
         if from.is_file() {
-            fs::copy(&from, &to).map_err(|e| io_problem(&to, &e))?;
+            let bytes = fs::read(&from)
+                .map_err(|e| Problem::in_file(&from, format!("cannot be read: {e}")))?;
+            disk.write(&to, &bytes).map_err(|e| io_problem(&to, &e))?;
         }
     }
     Ok(())
@@ -125,16 +203,24 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::Real;
     use super::*;
 
     #[test]
     fn what_a_death_left_is_put_in_order() {
         let home = tempfile::tempdir().unwrap();
-        for name in [".best.old-1", ".step-2.new-1", ".step-3.tmp-1", "..best.new-1.tmp-1", "logs"]
-        {
+        let left = [
+            ".best.old-1",
+            ".step-2.new-1",
+            ".step-3.tmp-1",
+            "..best.new-1.tmp-1",
+            ".step-1.gone-1",
+            "logs",
+        ];
+        for name in left {
             fs::create_dir(home.path().join(name)).unwrap();
         }
-        recover(home.path());
+        recover(&Real, home.path());
         let entries = fs::read_dir(home.path()).unwrap().flatten();
         let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).collect();
         names.sort();
@@ -145,7 +231,7 @@ mod tests {
     fn a_failed_write_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let target = home.path().join("final");
-        let result = write_dir(&target, |dir| {
+        let result = write_dir(&Real, &target, |dir| {
             fs::write(dir.join("half"), b"x")?;
             anyhow::bail!("stopped")
         });
@@ -157,7 +243,7 @@ mod tests {
     fn a_whole_write_appears_under_its_name() {
         let home = tempfile::tempdir().unwrap();
         let target = home.path().join("final");
-        write_dir(&target, |dir| Ok(fs::write(dir.join("file"), b"x")?)).unwrap();
+        write_dir(&Real, &target, |dir| Ok(fs::write(dir.join("file"), b"x")?)).unwrap();
         assert_eq!(fs::read(target.join("file")).unwrap(), b"x");
     }
 }

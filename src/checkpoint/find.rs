@@ -1,7 +1,10 @@
 //! The checkpoint to go on from: the newest that is what its manifest says.
 
-use super::manifest;
-use super::run_state::RunState;
+use super::atomic::TOKENIZER_FILES;
+use super::parts::CONFIG;
+use super::run_state::{OPTIMIZER, RunState, STATE};
+use super::{manifest, peft};
+use crate::error::{Problem, UserError};
 use std::path::{Path, PathBuf};
 
 /// The checkpoints that were found.
@@ -18,13 +21,37 @@ pub struct Found {
 /// # Errors
 /// What is wrong, in words.
 pub fn check(dir: &Path) -> Result<RunState, String> {
-    manifest::verify(dir)?;
-    let first = |e: crate::error::UserError| {
-        e.problems.into_iter().next().map_or_else(String::new, |p| p.message)
-    };
+    let named = manifest::verified(dir)?;
+    let step = dir.file_name().and_then(|n| step_of(n.to_str()?));
+    let there = |name: &&&str| step.is_some() && **name == OPTIMIZER || dir.join(name).exists();
+    let optional = std::iter::once(&OPTIMIZER).chain(TOKENIZER_FILES).filter(there);
+    for name in [peft::WEIGHTS, peft::CONFIG, STATE, CONFIG].iter().chain(optional) {
+        if !named.contains(*name) {
+            return Err(format!("its manifest does not name `{name}`"));
+        }
+    }
+    let first = |e: UserError| e.problems.into_iter().next().map_or_else(String::new, in_words);
     let state = RunState::read(dir).map_err(first)?;
+    if step.is_some_and(|step| step != state.step) {
+        return Err(format!("it is the checkpoint of step {}", state.step));
+    }
     state.optimizer(dir).map_err(first)?;
+    peft::read(dir).map_err(first)?;
     Ok(state)
+}
+
+/// A problem of a file in the checkpoint that is spoken of.
+fn in_words(problem: Problem) -> String {
+    let file = problem.place.as_ref().and_then(|p| p.path.file_name());
+    match file {
+        Some(file) => format!("`{}` {}", file.to_string_lossy(), problem.message),
+        None => problem.message,
+    }
+}
+
+/// The step in the name of a checkpoint's directory.
+fn step_of(name: &str) -> Option<usize> {
+    name.strip_prefix("step-")?.parse().ok()
 }
 
 /// The directories `step-…` of a run, newest first.
@@ -32,7 +59,7 @@ pub fn steps(out_dir: &Path) -> Vec<(usize, PathBuf)> {
     let entries = std::fs::read_dir(out_dir).into_iter().flatten().flatten();
     let step = |e: std::fs::DirEntry| {
         let name = e.file_name();
-        let number = name.to_str()?.strip_prefix("step-")?.parse().ok()?;
+        let number = step_of(name.to_str()?)?;
         Some((number, e.path()))
     };
     let mut steps: Vec<(usize, PathBuf)> = entries.filter_map(step).collect();

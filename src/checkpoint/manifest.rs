@@ -2,10 +2,11 @@
 //! differs from it in a byte, is none.
 
 use super::atomic::io_problem;
+use super::disk::Disk;
 use crate::error::{Problem, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -52,7 +53,7 @@ pub fn sha256(path: &Path) -> io::Result<(String, u64)> {
 ///
 /// # Errors
 /// When a file cannot be read or the manifest not written.
-pub fn write(dir: &Path) -> Result<()> {
+pub fn write(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(|e| io_problem(dir, &e))? {
         let path = entry.map_err(|e| io_problem(dir, &e))?.path();
@@ -65,7 +66,7 @@ pub fn write(dir: &Path) -> Result<()> {
     let path = dir.join(NAME);
     let text = serde_json::to_string_pretty(&Manifest { version: 1, files });
     let text = text.map_err(|e| Problem::in_file(&path, format!("cannot be written: {e}")))?;
-    fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))
+    disk.write(&path, (text + "\n").as_bytes()).map_err(|e| io_problem(&path, &e))
 }
 
 /// Whether `dir` is what its manifest says; else what is wrong, in words.
@@ -73,6 +74,14 @@ pub fn write(dir: &Path) -> Result<()> {
 /// # Errors
 /// The first difference.
 pub fn verify(dir: &Path) -> Result<(), String> {
+    verified(dir).map(drop)
+}
+
+/// The names of the files of `dir`, all of them as its manifest says.
+///
+/// # Errors
+/// The first difference.
+pub fn verified(dir: &Path) -> Result<BTreeSet<String>, String> {
     let path = dir.join(NAME);
     let size = fs::metadata(&path).map_err(|_| "it has no manifest.json".to_owned())?.len();
     if size > MAX_BYTES {
@@ -87,13 +96,23 @@ pub fn verify(dir: &Path) -> Result<(), String> {
     if manifest.files.len() > MOST {
         return Err(format!("its manifest names {} files", manifest.files.len()));
     }
+    // A name that comes twice, an unknown field, a blank more: none of it was written so.
+    if serde_json::to_string_pretty(&manifest).is_ok_and(|t| t.as_bytes() != text.trim_ascii_end())
+        || !text.ends_with(b"}\n")
+    {
+        return Err("its manifest.json has other bytes than were written".to_owned());
+    }
     for (name, entry) in &manifest.files {
         let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
         if !plain {
             return Err(format!("its manifest names `{}`", name.escape_default()));
         }
         let file = dir.join(name);
-        let size = fs::metadata(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?.len();
+        let found = fs::metadata(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?;
+        if !found.is_file() {
+            return Err(format!("`{name}` is no file"));
+        }
+        let size = found.len();
         if size != entry.bytes {
             return Err(format!("`{name}` has {size} bytes instead of {}", entry.bytes));
         }
@@ -102,18 +121,19 @@ pub fn verify(dir: &Path) -> Result<(), String> {
             return Err(format!("`{name}` has other bytes than were written"));
         }
     }
-    Ok(())
+    Ok(manifest.files.into_keys().collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::Real;
     use super::*;
 
     fn checkpoint() -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("a"), b"abc").unwrap();
         fs::write(home.path().join("b"), b"").unwrap();
-        write(home.path()).unwrap();
+        write(&Real, home.path()).unwrap();
         home
     }
 
@@ -138,16 +158,31 @@ mod tests {
             for bit in 0..bytes.len() * 8 {
                 let mut changed = bytes.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
-                // White space of the manifest says nothing.
-                let blank = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-                if name == NAME && blank(&changed) == blank(&bytes) {
-                    continue;
-                }
                 fs::write(&path, &changed).unwrap();
                 assert!(verify(home.path()).is_err(), "bit {bit} of {name}");
             }
             fs::write(&path, &bytes).unwrap();
         }
+    }
+
+    #[test]
+    fn a_blank_more_in_the_manifest_is_seen() {
+        let home = checkpoint();
+        let path = home.path().join(NAME);
+        let text = fs::read_to_string(&path).unwrap();
+        for changed in [text.clone() + "\n", text.replacen(": ", ":  ", 1), text.replace('\n', "")]
+        {
+            fs::write(&path, changed).unwrap();
+            assert!(verify(home.path()).unwrap_err().contains("manifest.json has other bytes"));
+        }
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_file_is_seen() {
+        let home = checkpoint();
+        fs::remove_file(home.path().join("b")).unwrap();
+        fs::create_dir(home.path().join("b")).unwrap();
+        assert_eq!(verify(home.path()), Err("`b` is no file".to_owned()));
     }
 
     #[test]

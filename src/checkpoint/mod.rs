@@ -1,8 +1,11 @@
 //! What a run leaves on disk: adapters in PEFT's format, written aside and renamed into place.
 
 pub mod atomic;
+pub mod disk;
 pub mod find;
 pub mod manifest;
 pub mod out_dir;
+pub mod parts;
 pub mod peft;
+pub mod room;
 pub mod run_state;

@@ -1,6 +1,7 @@
 //! The directory of a run: made if needed, writable, and not another run's.
 
 use super::atomic::{self, io_problem};
+use super::disk::{Real, make_dirs};
 use crate::error::{Problem, Result};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -43,7 +44,8 @@ impl Claim {
 /// When it cannot be written, another run is at work in it, it holds a run that is not to be taken up, or it is read by the run.
 pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
     let made = !dir.exists();
-    fs::create_dir_all(dir).map_err(|e| io_problem(dir, &e))?;
+    // A run that outlasts a loss of power is no use in a directory that does not.
+    make_dirs(&Real, dir).map_err(|e| io_problem(dir, &e))?;
     if let Err(e) = check(dir, inputs, resume) {
         if made {
             let _ = fs::remove_dir(dir);
@@ -54,7 +56,8 @@ pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
     let lock = File::create(&path).map_err(|e| io_problem(&path, &e))?;
     match lock.try_lock() {
         Ok(()) if resume => {
-            atomic::recover(dir);
+            atomic::recover(&Real, dir);
+            atomic::recover(&Real, &dir.join("final"));
             Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) })
         }
         Ok(()) => Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) }),

@@ -3,6 +3,7 @@
 //! PEFT 0.21 `utils/save_and_load.py`, `tuners/lora/config.py`
 
 use super::atomic::io_problem;
+use super::disk::Disk;
 use crate::adapters::LoraConfig;
 use crate::adapters::names::module_of;
 use crate::error::{Problem, Result};
@@ -15,7 +16,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
+/// The tensors' file.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+/// The file that says what they are.
+pub(super) const CONFIG: &str = "adapter_config.json";
+
 /// The model that an adapter was trained on.
+#[derive(Clone, Copy)]
 pub struct Base<'a> {
     /// Its directory, or its id on the Hub.
     pub name: &'a str,
@@ -28,12 +35,13 @@ pub struct Base<'a> {
 /// # Errors
 /// When a value is not finite or a file cannot be written.
 pub fn write(
+    disk: &dyn Disk,
     dir: &Path,
     arena: &Arena,
     lora: &LoraConfig,
     paths: &[String],
     modules: &[String],
-    base: &Base<'_>,
+    base: Base<'_>,
 ) -> anyhow::Result<()> {
     let mut tensors = Vec::new();
     for slice in arena.slices() {
@@ -43,17 +51,17 @@ pub fn write(
         tensors.push((slice.name.clone(), view));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let file = dir.join("adapter_model.safetensors");
+    let file = dir.join(WEIGHTS);
     let bytes = safetensors::serialize(tensors, Some(metadata))?;
-    fs::write(&file, bytes).map_err(|e| io_problem(&file, &e))?;
-    let file = dir.join("adapter_config.json");
+    disk.write(&file, &bytes).map_err(|e| io_problem(&file, &e))?;
+    let file = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(&config_json(lora, paths, modules, base))? + "\n";
-    fs::write(&file, text).map_err(|e| io_problem(&file, &e))?;
+    disk.write(&file, text.as_bytes()).map_err(|e| io_problem(&file, &e))?;
     Ok(())
 }
 
 /// `adapter_config.json` with the fields that PEFT writes.
-fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &Base<'_>) -> Value {
+fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: Base<'_>) -> Value {
     let alpha =
         if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     json!({
@@ -111,7 +119,7 @@ pub struct AdapterFile {
 /// # Errors
 /// When a file is missing or damaged, or the adapter uses what vft does not know.
 pub fn read(dir: &Path) -> Result<AdapterFile> {
-    let path = dir.join("adapter_config.json");
+    let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(|e| {
         let hint = "an adapter directory holds adapter_config.json and adapter_model.safetensors";
         Problem::in_file(&path, format!("cannot be read: {e}")).hint(hint)
@@ -119,7 +127,7 @@ pub fn read(dir: &Path) -> Result<AdapterFile> {
     let json: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|e| Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
     let lora = lora_config(&path, &json)?;
-    let file = dir.join("adapter_model.safetensors");
+    let file = dir.join(WEIGHTS);
     let tensors = read_tensors(&file, lora.r)?;
     if tensors.is_empty() {
         return Err(Problem::in_file(&file, "holds no adapter tensors").into());
@@ -244,7 +252,7 @@ mod tests {
         arena.push(b, [3, 1], &[3.0, 4.0, 5.0]);
         let paths = strings(&["x"]);
         let base = Base { name: "/base", revision: None };
-        write(home.path(), &arena, &lora, &paths, &paths, &base).unwrap();
+        write(&super::super::disk::Real, home.path(), &arena, &lora, &paths, &paths, base).unwrap();
         let back = read(home.path()).unwrap();
         assert_eq!(back.tensors["x"], (vec![1.0, 2.0], vec![3.0, 4.0, 5.0]));
         assert_eq!(back.lora, lora);

@@ -4,6 +4,7 @@
 //! need no state of their own.
 
 use super::atomic::io_problem;
+use super::disk::Disk;
 use crate::error::{Problem, Result};
 use crate::optim::state::{State, Values};
 use safetensors::tensor::TensorView;
@@ -13,8 +14,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-const STATE: &str = "run_state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const STATE: &str = "run_state.json";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 /// Counted up when the meaning of a field changes.
 const FORMAT: u32 = 1;
 
@@ -57,13 +58,13 @@ impl RunState {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn write(&self, dir: &Path, optimizer: Option<&State>) -> Result<()> {
+    pub fn write(&self, disk: &dyn Disk, dir: &Path, optimizer: Option<&State>) -> Result<()> {
         let path = dir.join(STATE);
         let failed = |path: &Path, e: &dyn std::fmt::Display| {
             Problem::in_file(path, format!("cannot be written: {e}"))
         };
         let text = serde_json::to_string_pretty(self).map_err(|e| failed(&path, &e))?;
-        fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))?;
+        disk.write(&path, (text + "\n").as_bytes()).map_err(|e| io_problem(&path, &e))?;
         let Some(state) = optimizer else { return Ok(()) };
         let path = dir.join(OPTIMIZER);
         let mut tensors = Vec::new();
@@ -77,7 +78,7 @@ impl RunState {
             tensors.push((name.clone(), view));
         }
         let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&path, &e))?;
-        fs::write(&path, bytes).map_err(|e| io_problem(&path, &e))
+        disk.write(&path, &bytes).map_err(|e| io_problem(&path, &e))
     }
 
     /// Reads the state of a checkpoint whose files are whole.

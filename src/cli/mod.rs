@@ -6,10 +6,9 @@ mod generate;
 mod merge;
 mod selftest;
 
-use crate::error::UserError;
+use crate::error::{UserError, is_disk_full};
 use crate::report;
 use clap::{Parser, Subcommand};
-use std::io;
 
 /// Finetune language models with LoRA and QLoRA.
 #[derive(Parser)]
@@ -75,15 +74,10 @@ pub fn main() -> i32 {
 }
 
 fn exit_code(error: &anyhow::Error) -> i32 {
-    let full = error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::StorageFull);
-    let text = format!("{error:#}");
-    if full || text.contains("No space left on device") {
+    if is_disk_full(error) {
         74
     } else if error.chain().any(|e| e.downcast_ref::<UserError>().is_some())
-        || text.contains("out of memory: ")
+        || format!("{error:#}").contains("out of memory: ")
     {
         2
     } else {

@@ -1,6 +1,7 @@
 //! What stands beside the weights of a merged model: `config.json`, `generation_config.json`, the tokenizer with its chat template.
 
 use crate::checkpoint::atomic::{copy_tokenizer, io_problem};
+use crate::checkpoint::disk::Real;
 use crate::error::{Problem, Result};
 use serde_json::{Map, Value};
 use std::fs;
@@ -26,7 +27,7 @@ pub(super) fn write(base: &Path, adapter: &Path, to: &Path, untied: bool) -> Res
     // The adapter was trained with the tokenizer and the chat template that lie beside it. Those of two directories are not mixed:
     // a chat template of one would stand above that of the other.
     let own = adapter.join("tokenizer.json").is_file();
-    copy_tokenizer(if own { adapter } else { base }, to)
+    copy_tokenizer(&Real, if own { adapter } else { base }, to)
 }
 
 /// A file that holds one JSON object.

@@ -22,6 +22,7 @@ mod plan;
 mod shards;
 pub mod verify;
 
+use crate::checkpoint::disk::Real;
 use crate::checkpoint::{atomic, peft};
 pub use crate::config::TiedHead;
 use crate::error::{Problem, Result as UserResult, UserError};
@@ -101,7 +102,7 @@ pub fn merge(ask: &MergeAsk<'_>) -> Result<MergeReport> {
     enough_space(&out, plan.bytes())?;
     let made = missing_parents(&out);
     let mut written = Vec::new();
-    let done = atomic::write_dir(&out, |dir| {
+    let done = atomic::write_dir(&Real, &out, |dir| {
         written = shards::write(dir, &plan.pieces, ask.shard_bytes, ask.stop)?;
         files::write(ask.base, ask.adapter, dir, plan.untied)?;
         proceed(ask.stop)

@@ -134,7 +134,12 @@ impl JsonLines {
             self.file = Some(self.open()?);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(line.as_bytes()).map_err(|e| failed(&e))?;
+        let before = file.metadata().map_err(|e| failed(&e))?.len();
+        file.write_all(line.as_bytes()).map_err(|e| {
+            // The error at hand is the one to report; half a line is no record.
+            let _ = file.set_len(before);
+            failed(&e)
+        })?;
         Ok(())
     }
 }

@@ -4,6 +4,8 @@ use super::judge::{Judge, Verdict};
 use super::prepare::Run;
 use super::sample::sample;
 use super::validate::validate;
+use crate::checkpoint::disk::Real;
+use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
 use crate::ops::rope;
@@ -78,7 +80,8 @@ impl Evaluation {
         let in_between = config.eval.max_iters;
         let record = validate(run, rope, most.unwrap_or(usize::MAX), size, step, stop)?;
         let Some(record) = record else { return Ok(Verdict::GoOn) };
-        sinks.eval(&record)?;
+        let tell = |line: &str| progress.note(line);
+        with_room(&Real, &config.out_dir, &tell, || Ok(sinks.eval(&record)?))?;
         progress.eval(&record);
         let comparable = most.is_some()
             || self.last.is_none()
@@ -90,7 +93,8 @@ impl Evaluation {
         if step > 0
             && let Some(record) = sample(config, run, rope, step, stop)?
         {
-            self.samples.write(&record)?;
+            let samples = &mut self.samples;
+            with_room(&Real, &config.out_dir, &tell, || Ok(samples.write(&record)?))?;
             progress.sample(&record);
         }
         Ok(verdict)

@@ -4,6 +4,8 @@ use super::device;
 use super::fit::Outcome;
 use super::prepare::Run;
 use crate::checkpoint::atomic;
+use crate::checkpoint::disk::Real;
+use crate::checkpoint::room::with_room;
 use crate::config::class::Home;
 use crate::config::{MergeBase, RunConfig, SetSection};
 use crate::data::style::Exchange;
@@ -11,6 +13,7 @@ use crate::hub::remote::is_repo_id;
 use crate::merge::{BaseWeights, MergeAsk, MergeReport, SHARD_BYTES, merge};
 use crate::report::card::{Card, Prompt, Results, Rows, Source};
 use crate::report::curve::Curve;
+use crate::report::print_note;
 use anyhow::Result;
 use serde_json::Map;
 use std::path::Path;
@@ -27,12 +30,13 @@ pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Result<()> 
     let dir = config.out_dir.join("final");
     let curve = Curve::read(&config.out_dir.join("metrics.jsonl"))?;
     let write = |name: &str, text: String| {
-        let file = dir.join(name);
-        std::fs::write(&file, text).map_err(|e| atomic::io_problem(&file, &e))
+        with_room(&Real, &config.out_dir, &|line| print_note(line), || {
+            Ok(atomic::write_file(&Real, &dir.join(name), text.as_bytes())?)
+        })
     };
     write(CURVE, curve.svg())?;
-    write("README.md", card(config, run, outcome).markdown())?;
-    Ok(())
+    // Last: where it stands, the run is finished.
+    write("README.md", card(config, run, outcome).markdown())
 }
 
 /// Folds the adapter into full weights at `<out_dir>/merged`.

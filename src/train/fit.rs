@@ -9,18 +9,22 @@ use super::judge::Verdict;
 use super::loss_scale::LossScale;
 use super::prepare::Run;
 use super::resume::{self, Start};
-use super::save::{resolved, rotate, save};
+use super::save::{resolved, save};
 use super::step::{Step, Stepper};
+use crate::checkpoint::disk::Real;
 use crate::checkpoint::find;
+use crate::checkpoint::room::{rotate, with_room};
 use crate::checkpoint::run_state::RunState;
 use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::mix::Mix;
 use crate::optim::Optimizer;
+use crate::optim::state::State;
 use crate::report::memory::peak_bytes;
 use crate::report::metrics::StepRecord;
 use crate::report::progress::Progress;
 use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -85,6 +89,8 @@ struct Loop<'a> {
     stepper: Stepper,
     evaluation: Evaluation,
     resumed: Option<Start>,
+    /// Checkpoints that were found damaged.
+    damaged: Vec<PathBuf>,
     /// Steps done.
     step: usize,
     /// The order of the epoch at hand, and its number from 1.
@@ -136,6 +142,7 @@ impl<'a> Loop<'a> {
             sinks,
             stepper,
             resumed,
+            damaged: Vec::new(),
             step: 0,
             order: (Vec::new(), 0),
             tokens: 0,
@@ -152,7 +159,8 @@ impl<'a> Loop<'a> {
 
     /// Takes up the run of the checkpoint, or validates before the first step.
     fn begin(&mut self) -> Result<()> {
-        if let Some(Start { dir, state, .. }) = self.resumed.take() {
+        if let Some(Start { dir, state, damaged, .. }) = self.resumed.take() {
+            self.damaged = damaged.into_iter().map(|(dir, _)| dir).collect();
             (self.step, self.before_s, self.tokens) = (state.step, state.elapsed_s, state.tokens);
             self.stepper.scale = self.stepper.scale.with_memory(state.loss_scale);
             self.evaluation.remember(&state);
@@ -202,7 +210,9 @@ impl<'a> Loop<'a> {
         self.step += 1;
         self.tokens += step.tokens as u64;
         let record = self.record(step, began.elapsed().as_secs_f64());
-        self.sinks.step(&record)?;
+        let Self { sinks, progress, .. } = self;
+        let tell = |line: &str| progress.note(line);
+        with_room(&Real, &self.config.out_dir, &tell, || Ok(sinks.step(&record)?))?;
         self.progress.step(&record);
         self.last = Some(record);
         Ok(())
@@ -258,7 +268,7 @@ impl<'a> Loop<'a> {
             self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
         if verdict == Verdict::Best && self.config.train.save_best {
             let state = self.state(0)?;
-            save(self.config, self.run, "best", &state, None)?;
+            self.save("best", &state, None)?;
         }
         Ok(verdict)
     }
@@ -267,11 +277,19 @@ impl<'a> Loop<'a> {
     fn checkpoint(&mut self) -> Result<()> {
         let arrays = self.stepper.optimizer.state()?;
         let state = self.state(arrays.t)?;
-        save(self.config, self.run, &step_name(self.step), &state, Some(&arrays))?;
+        let name = step_name(self.step);
+        self.save(&name, &state, Some(&arrays))?;
+        // It has been written again.
+        self.damaged.retain(|dir| !dir.ends_with(&name));
         if let Some(most) = self.config.train.save_total_limit {
-            rotate(&self.config.out_dir, most);
+            rotate(&Real, &self.config.out_dir, self.step, most, &self.damaged);
         }
         Ok(())
+    }
+
+    fn save(&mut self, name: &str, state: &RunState, optimizer: Option<&State>) -> Result<()> {
+        let Self { config, run, progress, .. } = self;
+        save(config, run, name, state, optimizer, &|line| progress.note(line))
     }
 
     fn state(&self, updates: i32) -> Result<RunState> {
@@ -304,7 +322,7 @@ impl<'a> Loop<'a> {
         } else {
             if find::check(&out_dir.join("final")).map(|s| s.step) != Ok(self.step) {
                 let state = self.state(0)?;
-                save(self.config, self.run, "final", &state, None)?;
+                self.save("final", &state, None)?;
             }
             let size = self.config.train.micro_batch_size;
             let seen_all = self.evaluation.evaluated == self.step

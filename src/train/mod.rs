@@ -1,6 +1,7 @@
 //! The training loop and what it decides before it starts.
 
 pub mod device;
+pub mod disk;
 pub mod evaluate;
 pub mod fault;
 pub mod finish;

@@ -1,6 +1,7 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
 use super::device::{self, Opened};
+use super::disk::{DiskPlan, Sizes};
 use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
 use super::remote::Remote;
@@ -189,6 +190,14 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
             "the plan takes {planned:.0} MiB, and {limit:.0} are free; lower train.micro_batch_size or train.max_seq_length{full}"
         ));
     }
+
+    let sizes = Sizes {
+        values: paths.iter().map(|p| spec.linear_shape(p).map(|n| n * lora.r)).collect(),
+        optimizer,
+        untied: if head_adapted && spec.tied_head { spec.vocab * spec.hidden } else { 0 },
+    };
+    let done = start.as_ref().map_or(0, |s| s.state.step);
+    DiskPlan::new(config, dir, &sizes, done..total_steps).check(&config.out_dir)?;
 
     let mut decoder = cx.install(|| load(&cx, dir, config.quantize.map(device::nf4)))?;
     debug!(device = device::describe(&cx), quantize = ?config.quantize, "weights ready");

@@ -122,9 +122,11 @@ fn from(dir: PathBuf, state: RunState, damaged: Vec<(PathBuf, String)>, out_dir:
 
 /// A finished run that is to be longer goes on from its last checkpoint with an optimizer.
 fn from_steps(config: &RunConfig) -> Result<Plan> {
+    let mut damaged = Vec::new();
     for (_, dir) in find::steps(&config.out_dir) {
-        if let Ok(state) = find::check(&dir) {
-            return Ok(from(dir, state, Vec::new(), &config.out_dir));
+        match find::check(&dir) {
+            Ok(state) => return Ok(from(dir, state, damaged, &config.out_dir)),
+            Err(why) => damaged.push((dir, why)),
         }
     }
     let message = "the run is finished, and none of its checkpoints is left to go on from";
@@ -201,5 +203,13 @@ pub fn compare(config: &RunConfig, run: &Run, start: &Start) -> Result<Vec<Strin
         )));
     }
     UserError::check(problems)?;
+    for (name, bytes) in state.bytes.iter().filter(|_| start.same_dir) {
+        let there = std::fs::metadata(config.out_dir.join(name)).map_or(0, |m| m.len());
+        if there < *bytes {
+            told.push(format!(
+                "{name} has {there} of the {bytes} bytes that it had at the checkpoint: records are missing in it"
+            ));
+        }
+    }
     Ok(told)
 }

@@ -1,14 +1,17 @@
 //! A checkpoint of a run: the adapter, the tokenizer, the config that it came from.
 
 use super::prepare::Run;
+use crate::checkpoint::disk::Real;
+use crate::checkpoint::parts::Parts;
+use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_state::RunState;
-use crate::checkpoint::{atomic, find, manifest, peft};
 use crate::config::RunConfig;
 use crate::optim::state::State;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
-/// Writes `<out_dir>/<name>/`, in the place of one that is there; with the optimizer's state it can be taken up.
+/// Writes `<out_dir>/<name>/`, in the place of one that is there; with the optimizer's state it can be taken up. Where the disk is full, older
+/// checkpoints give way, and `tell` is told.
 ///
 /// # Errors
 /// When a file cannot be written or the device fails.
@@ -18,30 +21,26 @@ pub fn save(
     name: &str,
     state: &RunState,
     optimizer: Option<&State>,
+    tell: &dyn Fn(&str),
 ) -> Result<()> {
     run.arena.fetch_params()?;
-    atomic::replace_dir(&config.out_dir.join(name), |dir| {
-        let name = here(&config.checkpoint_dir);
-        let base =
-            peft::Base { name: &name.to_string_lossy(), revision: config.revision.as_deref() };
-        let modules = run.decoder.spec.linear_paths();
-        peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base)?;
-        atomic::copy_tokenizer(&run.model, dir)?;
-        let file = dir.join("vft.yaml");
-        let text = resolved(config, run).to_yaml();
-        std::fs::write(&file, text).map_err(|e| atomic::io_problem(&file, &e))?;
-        state.write(dir, optimizer)?;
-        manifest::write(dir)?;
-        Ok(())
-    })
-}
-
-/// Removes the oldest checkpoints beyond `most`; the newest always stays.
-pub fn rotate(out_dir: &Path, most: usize) {
-    for (_, dir) in find::steps(out_dir).into_iter().skip(most.max(1)) {
-        // What cannot be removed now gives way next time.
-        let _ = std::fs::remove_dir_all(dir);
-    }
+    let name_of_base = here(&config.checkpoint_dir);
+    let parts = Parts {
+        arena: &run.arena,
+        lora: &run.lora,
+        paths: &run.paths,
+        modules: &run.decoder.spec.linear_paths(),
+        base: peft::Base {
+            name: &name_of_base.to_string_lossy(),
+            revision: config.revision.as_deref(),
+        },
+        tokenizer: &run.model,
+        config: &resolved(config, run).to_yaml(),
+        state,
+        optimizer,
+    };
+    let place = config.out_dir.join(name);
+    with_room(&Real, &config.out_dir, tell, || parts.write(&Real, &place))
 }
 
 /// What the run really used, from wherever it is read again: absolute paths, the adapter's own numbers, the precision chosen.
