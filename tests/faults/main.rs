@@ -1,0 +1,7 @@
+//! Saves that go wrong: the power goes, bytes rot, the disk fills.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod disk;
+mod power;
+mod run;
