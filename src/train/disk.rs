@@ -105,10 +105,10 @@ impl DiskPlan {
         let Self { checkpoints, adapters, merged, records, .. } = *self;
         let merged = match merged {
             0 => String::new(),
-            bytes => format!(", merged weights of {}", mib(bytes)),
+            bytes => format!(", {} of merged weights", mib(bytes)),
         };
         let message = format!(
-            "the run may write {} here, and {} are free: {} checkpoints of {}, {} adapters of {}{merged}, records of {}",
+            "the run may write {} here, and {} are free: {} x {} of checkpoints, {} x {} of adapters{merged}, {} of records",
             mib(bytes),
             mib(free),
             checkpoints.0,
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_with_the_way_out() {
         let error = plan((8 << 20) - 1).check(Path::new("out")).unwrap_err().to_string();
-        let message = "out: the run may write 8.0 MiB here, and 8.0 MiB are free: 3 checkpoints of 2.0 MiB, 1 adapters of 1.0 MiB, records of 1.0 MiB";
+        let message = "out: the run may write 8.0 MiB here, and 8.0 MiB are free: 3 x 2.0 MiB of checkpoints, 1 x 1.0 MiB of adapters, 1.0 MiB of records";
         assert!(error.starts_with(message), "{error}");
         assert!(error.contains("lower train.save_total_limit"), "{error}");
     }

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod binary;
 mod disk;
+mod full;
 mod power;
+mod rot;
 mod run;
+mod small;

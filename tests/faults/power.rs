@@ -73,6 +73,9 @@ fn judge(out: &Path, before: Stand, after: Stand) -> Result<(), String> {
     if let Some((dir, why)) = found.damaged.first() {
         return Err(format!("{} is damaged: {why}", dir.display()));
     }
+    for (_, dir) in find::steps(out) {
+        step_of(&dir).map_err(|why| format!("{} is left half: {why}", dir.display()))?;
+    }
     let newest = found.good.as_ref().map(|(dir, _)| step_of(dir)).transpose()?;
     if newest != before.newest && newest != after.newest {
         return Err(format!("found {newest:?}"));
@@ -103,9 +106,14 @@ fn judge(out: &Path, before: Stand, after: Stand) -> Result<(), String> {
 }
 
 /// A small generator of random numbers.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
+    /// A number below `n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.throw() as usize % n
+    }
+
     fn throw(&mut self) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

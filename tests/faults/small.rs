@@ -1,0 +1,152 @@
+//! Whole runs on file systems that are too small: from the start, or because something else fills them while the run is at work. Nothing is half
+//! there, nothing panics, the exit code says what to do, and with more room the run ends as one that nothing happened to.
+//!
+//! The file systems are tmpfs in a mount namespace of their own, for which Linux asks for no rights where users may have namespaces. 2 sizes,
+//! each both ways; `VFT_SMALL_DISKS=40` for more, `VFT_SMALL_DISKS=0` on a machine that refuses them.
+
+use crate::binary::{finetune, number, result};
+use crate::run::scratch;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use vft::checkpoint::find;
+
+/// `$1` bytes of disk; `$2` bytes that are left of it once the run has begun, or `all`; `$3` where it is mounted; `$4` where results go; then the
+/// command.
+const SCRIPT: &str = r#"
+size=$1 room=$2 disk=$3 kept=$4
+shift 4
+mount -t tmpfs -o size="$size" none "$disk" || exit 111
+"$@" 2> "$kept/first.err" &
+run=$!
+if [ "$room" != all ]; then
+    while [ ! -s "$disk/out/metrics.jsonl" ] && kill -0 $run 2> /dev/null; do sleep 0.01; done
+    free=$(df --output=avail -B1 "$disk" | tail -n 1)
+    [ "$free" -gt "$room" ] && head -c $((free - room)) /dev/zero > "$disk/filler"
+fi
+wait $run
+echo $? > "$kept/first.code"
+[ -d "$disk/out" ] && cp -a "$disk/out" "$kept/first"
+rm -f "$disk/filler"
+mount -o remount,size=64m "$disk" || exit 112
+"$@" 2> "$kept/second.err"
+echo $? > "$kept/second.code"
+cp -a "$disk/out" "$kept/second"
+"#;
+
+/// What the two runs left: one on the small disk, one with more room.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn code(&self, run: &str) -> i32 {
+        fs::read_to_string(self.0.join(format!("{run}.code"))).unwrap().trim().parse().unwrap()
+    }
+
+    fn told(&self, run: &str) -> String {
+        fs::read_to_string(self.0.join(format!("{run}.err"))).unwrap()
+    }
+
+    fn out(&self, run: &str) -> PathBuf {
+        self.0.join(run)
+    }
+}
+
+fn on_a_small_disk(home: &Path, size: usize, room: Option<usize>) -> Kept {
+    let (disk, kept) = (home.join("disk"), home.join("kept"));
+    for dir in [&disk, &kept] {
+        fs::create_dir(dir).unwrap();
+    }
+    let run = finetune(&disk.join("out"));
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh", &size.to_string()])
+        .arg(room.map_or_else(|| "all".to_owned(), |room| room.to_string()))
+        .args([&disk, &kept])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(run.get_current_dir().unwrap())
+        .output();
+    let failed = match output {
+        Ok(output) if output.status.success() => return Kept(kept),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(e) => e.to_string(),
+    };
+    panic!(
+        "no small disk can be made here (`unshare --map-root-user --mount`): {failed}; VFT_SMALL_DISKS=0 leaves this out"
+    );
+}
+
+/// What is visible of a run is whole.
+fn assert_whole(out: &Path) {
+    for entry in fs::read_dir(out).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("step-") || name == "best" || name == "final" {
+            assert_eq!(find::check(&path).map(drop), Ok(()), "{}", path.display());
+            let card = fs::read_to_string(path.join("README.md")).unwrap_or_else(|_| "\n".into());
+            assert!(card.ends_with('\n'), "{} has half a card", path.display());
+        } else if path.extension().is_some_and(|e| e == "jsonl") {
+            let text = fs::read_to_string(&path).unwrap();
+            let is_record = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+            assert!(text.lines().all(is_record), "{}: {text}", path.display());
+        } else {
+            assert!([".vft.lock", "logs"].contains(&&*name), "{} is left", path.display());
+        }
+    }
+}
+
+/// Bytes of all files below a directory, in blocks of a memory's page.
+fn used(dir: &Path) -> usize {
+    let of = |path: PathBuf| {
+        if path.is_dir() {
+            used(&path)
+        } else {
+            (fs::metadata(&path).unwrap().len() as usize).next_multiple_of(4096)
+        }
+    };
+    fs::read_dir(dir).unwrap().map(|e| of(e.unwrap().path())).sum()
+}
+
+#[test]
+fn runs_on_small_disks_end_well_and_are_taken_up() {
+    let sizes = number("VFT_SMALL_DISKS", 2);
+    if sizes == 0 {
+        println!("left out: VFT_SMALL_DISKS=0");
+        return;
+    }
+    let home = scratch();
+    let whole = home.path().join("whole");
+    assert!(finetune(&whole).output().unwrap().status.success());
+    let (expected, need) = (result(&whole), used(&whole));
+    let mut codes = std::collections::BTreeMap::new();
+    for n in 0..sizes {
+        // From nothing to what a finished run leaves, which is less than it needs on its way.
+        let bytes = (need * (2 * n + 1) / (2 * sizes)).next_multiple_of(4096);
+        for (way, size, room) in [("small", bytes, None), ("filled", 64 << 20, Some(bytes))] {
+            let home = scratch();
+            let kept = on_a_small_disk(home.path(), size, room);
+            let (code, told) = (kept.code("first"), kept.told("first"));
+            assert!([0, 2, 74].contains(&code), "{way}, {bytes} bytes: {code}: {told}");
+            let ways_out = match code {
+                2 => ["the run may write", "or choose another `out_dir`"],
+                74 => ["No space left on device", "hint: free some space"],
+                _ => ["", ""],
+            };
+            for words in ways_out {
+                assert!(told.contains(words), "{way}, {bytes} bytes: `{words}` is not in {told}");
+            }
+            for run in ["first", "second"] {
+                let told = kept.told(run);
+                assert!(!told.contains("internal fault"), "{way}, {bytes} bytes: {told}");
+                assert_whole(&kept.out(run));
+            }
+            assert_eq!(kept.code("second"), 0, "{way}, {bytes} bytes: {}", kept.told("second"));
+            assert_eq!(result(&kept.out("second")), expected, "{way}, {bytes} bytes");
+            *codes.entry((way, code)).or_insert(0) += 1;
+        }
+    }
+    println!("{sizes} sizes up to {need} bytes, each from the start and while at work:");
+    for ((way, code), runs) in codes {
+        println!("  {way}: {runs} end with {code}");
+    }
+}
