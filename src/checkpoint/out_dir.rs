@@ -52,21 +52,46 @@ pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
         }
         return Err(e);
     }
-    let path = dir.join(LOCK);
-    let lock = File::create(&path).map_err(|e| io_problem(&path, &e))?;
-    match lock.try_lock() {
-        Ok(()) if resume => {
-            atomic::recover(&Real, dir);
-            atomic::recover(&Real, &dir.join("final"));
-            Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) })
-        }
-        Ok(()) => Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock) }),
-        Err(TryLockError::WouldBlock) => {
-            let hint = "wait for it, or choose another `out_dir`";
-            Err(Problem::in_file(dir, "another run is at work in it").hint(hint).into())
-        }
-        Err(TryLockError::Error(e)) => Err(io_problem(&path, &e)),
+    let lock = Arc::new(lock(dir)?);
+    if resume {
+        atomic::recover(&Real, dir);
+        atomic::recover(&Real, &dir.join("final"));
     }
+    Ok(Claim { dir: dir.to_path_buf(), made, lock })
+}
+
+/// The lock of a directory, held.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    loop {
+        let file = File::create(&path).map_err(|e| io_problem(&path, &e))?;
+        match file.try_lock() {
+            // A run that ends takes its file away: what is locked then is in nobody's way, and no claim.
+            Ok(()) if is_at(&file, &path) => return Ok(file),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let hint = "wait for it, or choose another `out_dir`";
+                return Err(Problem::in_file(dir, "another run is at work in it")
+                    .hint(hint)
+                    .into());
+            }
+            Err(TryLockError::Error(e)) => return Err(io_problem(&path, &e)),
+        }
+    }
+}
+
+/// Whether `path` is the name of the open `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |m: fs::Metadata| (m.dev(), m.ino());
+    file.metadata().ok().map(place) == fs::metadata(path).ok().map(place)
+}
+
+/// An open file keeps its name.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 fn check(dir: &Path, inputs: &[&Path], resume: bool) -> Result<()> {
@@ -120,6 +145,18 @@ mod tests {
         let _first = claim(home.path(), &[], false).unwrap();
         let error = claim(home.path(), &[], true).unwrap_err().to_string();
         assert!(error.contains("another run is at work"), "{error}");
+    }
+
+    #[test]
+    fn a_lock_whose_file_went_is_no_claim() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(LOCK);
+        let file = File::create(&path).unwrap();
+        assert!(is_at(&file, &path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path));
+        let _next = File::create(&path).unwrap();
+        assert!(!is_at(&file, &path));
     }
 
     #[test]

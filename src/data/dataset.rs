@@ -374,7 +374,7 @@ fn found(place: &Path) -> Option<(Census, Store)> {
 }
 
 fn made(place: &Path, rows: &Rows<'_>, encoder: &Encoder<'_>) -> Result<(Census, Store)> {
-    let failed = |e: std::io::Error| Problem::in_file(place, format!("cannot be written: {e}"));
+    let failed = |e: std::io::Error| cache::not_written(place, &e);
     if place.exists() {
         // What is there could not be read.
         fs::remove_dir_all(place).map_err(failed)?;

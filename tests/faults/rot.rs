@@ -15,8 +15,11 @@ const NEWEST: &str = "step-00000009";
 const BEFORE: &str = "step-00000006";
 const MANIFEST: &str = "manifest.json";
 
+/// Does something to the checkpoint in a directory.
+type Change = fn(&Path, &mut Dice);
+
 /// What can happen to a checkpoint.
-const KINDS: &[(&str, fn(&Path, &mut Dice))] = &[
+const KINDS: &[(&str, Change)] = &[
     ("a bit flipped", flip),
     ("a few bytes overwritten", overwrite),
     ("a block of zeros", zeros),

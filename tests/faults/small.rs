@@ -4,11 +4,11 @@
 //! The file systems are tmpfs in a mount namespace of their own, for which Linux asks for no rights where users may have namespaces. 2 sizes,
 //! each both ways; `VFT_SMALL_DISKS=40` for more, `VFT_SMALL_DISKS=0` on a machine that refuses them.
 
-use crate::binary::{finetune, number, result};
+use crate::binary::{finetune, number, result, stderr};
 use crate::run::scratch;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use vft::checkpoint::find;
 
 /// `$1` bytes of disk; `$2` bytes that are left of it once the run has begun, or `all`; `$3` where it is mounted; `$4` where results go; then the
@@ -34,6 +34,13 @@ echo $? > "$kept/second.code"
 cp -a "$disk/out" "$kept/second"
 "#;
 
+/// `$1` bytes of disk at `$2`; then the command.
+const CACHE: &str = r#"
+mount -t tmpfs -o size="$1" none "$2" || exit 111
+shift 2
+exec "$@"
+"#;
+
 /// What the two runs left: one on the small disk, one with more room.
 struct Kept(PathBuf);
 
@@ -57,23 +64,30 @@ fn on_a_small_disk(home: &Path, size: usize, room: Option<usize>) -> Kept {
         fs::create_dir(dir).unwrap();
     }
     let run = finetune(&disk.join("out"));
+    let room = room.map_or_else(|| "all".to_owned(), |room| room.to_string());
+    let paths = [&disk, &kept].map(|p| p.to_string_lossy().into_owned());
+    let output = in_a_namespace(SCRIPT, &[&size.to_string(), &room, &paths[0], &paths[1]], &run);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Kept(kept)
+}
+
+/// Runs `script` with its arguments and a command, where it may mount.
+fn in_a_namespace(script: &str, args: &[&str], run: &Command) -> Output {
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh", &size.to_string()])
-        .arg(room.map_or_else(|| "all".to_owned(), |room| room.to_string()))
-        .args([&disk, &kept])
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args(args)
         .arg(run.get_program())
         .args(run.get_args())
         .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .current_dir(run.get_current_dir().unwrap())
         .output();
-    let failed = match output {
-        Ok(output) if output.status.success() => return Kept(kept),
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(e) => e.to_string(),
-    };
-    panic!(
-        "no small disk can be made here (`unshare --map-root-user --mount`): {failed}; VFT_SMALL_DISKS=0 leaves this out"
-    );
+    let mounted = output.as_ref().is_ok_and(|o| ![Some(1), Some(111)].contains(&o.status.code()));
+    match output {
+        Ok(output) if mounted => output,
+        failed => {
+            panic!("no small disk can be made here, VFT_SMALL_DISKS=0 leaves this out: {failed:?}")
+        }
+    }
 }
 
 /// What is visible of a run is whole.
@@ -120,8 +134,8 @@ fn runs_on_small_disks_end_well_and_are_taken_up() {
     let (expected, need) = (result(&whole), used(&whole));
     let mut codes = std::collections::BTreeMap::new();
     for n in 0..sizes {
-        // From nothing to what a finished run leaves, which is less than it needs on its way.
-        let bytes = (need * (2 * n + 1) / (2 * sizes)).next_multiple_of(4096);
+        // From nothing to twice what a finished run leaves: it needs more on its way.
+        let bytes = (need * (2 * n + 1) / sizes).next_multiple_of(4096);
         for (way, size, room) in [("small", bytes, None), ("filled", 64 << 20, Some(bytes))] {
             let home = scratch();
             let kept = on_a_small_disk(home.path(), size, room);
@@ -149,4 +163,25 @@ fn runs_on_small_disks_end_well_and_are_taken_up() {
     for ((way, code), runs) in codes {
         println!("  {way}: {runs} end with {code}");
     }
+}
+
+#[test]
+fn a_full_cache_of_rows_names_the_way_out() {
+    if number("VFT_SMALL_DISKS", 2) == 0 {
+        println!("left out: VFT_SMALL_DISKS=0");
+        return;
+    }
+    let home = scratch();
+    let (cache, rows) = (home.path().join("cache"), home.path().join("rows.jsonl"));
+    fs::create_dir(&cache).unwrap();
+    // Sets of 4 MiB and more are kept.
+    let row = format!("{{\"instruction\": \"{}\", \"output\": \"a\"}}\n", "trăng sao ".repeat(40));
+    fs::write(&rows, row.repeat((5 << 20) / row.len())).unwrap();
+    let mut run = finetune(&home.path().join("out"));
+    run.args(["--data.path", &rows.to_string_lossy()]).env("VFT_CACHE", &cache);
+    let output = in_a_namespace(CACHE, &["65536", &cache.to_string_lossy()], &run);
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(74), "{told}");
+    assert!(told.contains("set VFT_CACHE to a directory on another disk"), "{told}");
+    assert!(!home.path().join("out").exists(), "the run has not begun");
 }

@@ -6,6 +6,7 @@
 
 use crate::error::{Problem, Result};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Sets whose files are smaller are encoded in memory at each start: that takes no longer than to look for them.
@@ -47,9 +48,20 @@ pub fn key(files: &[PathBuf], settings: &[&[u8]]) -> Result<String> {
 /// A directory beside `place` to write into, which becomes `place` when it is whole.
 pub fn aside(place: &Path) -> Result<tempfile::TempDir> {
     let parent = place.parent().unwrap_or(place);
-    let failed = |e: std::io::Error| Problem::in_file(parent, format!("cannot be written: {e}"));
-    fs::create_dir_all(parent).map_err(failed)?;
-    Ok(tempfile::Builder::new().prefix(".making-").tempdir_in(parent).map_err(failed)?)
+    fs::create_dir_all(parent).map_err(|e| not_written(parent, &e))?;
+    let made = tempfile::Builder::new().prefix(".making-").tempdir_in(parent);
+    Ok(made.map_err(|e| not_written(parent, &e))?)
+}
+
+/// The problem of a store that cannot be written, and the way out.
+pub fn not_written(path: &Path, error: &io::Error) -> Problem {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "encoded rows are kept here: free some space, or set VFT_CACHE to a directory on another disk"
+        }
+        _ => "encoded rows are kept here: set VFT_CACHE to a directory that can be written",
+    };
+    Problem::in_file(path, format!("cannot be written: {error}")).hint(hint)
 }
 
 /// Gives the directory its name; another process may have been faster with the same content.
@@ -64,6 +76,6 @@ pub fn settle(made: tempfile::TempDir, place: &Path) -> Result<()> {
             Ok(())
         }
         Err(_) if place.is_dir() => Ok(()),
-        Err(e) => Err(Problem::in_file(place, format!("cannot be written: {e}")).into()),
+        Err(e) => Err(not_written(place, &e).into()),
     }
 }

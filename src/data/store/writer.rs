@@ -1,9 +1,10 @@
 //! A store being written: sample by sample, to memory or to files.
 
 use super::array::Array;
+use super::cache::not_written;
 use super::{Entry, FILES, Fate, Store};
 use crate::data::encode::Sample;
-use crate::error::{Problem, Result};
+use crate::error::Result;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -52,8 +53,8 @@ impl Writer {
     pub fn in_dir(dir: &Path) -> Result<Self> {
         let make = |name: &str| {
             let path = dir.join(name);
-            let file = File::create(&path).map_err(|e| failed(&path, &e))?;
-            Ok::<_, Problem>(BufWriter::with_capacity(1 << 20, file))
+            let file = File::create(&path).map_err(|e| not_written(&path, &e))?;
+            Ok::<_, crate::error::Problem>(BufWriter::with_capacity(1 << 20, file))
         };
         let [ids, labels, index] = FILES;
         let sink = Sink::Files {
@@ -96,7 +97,7 @@ impl Writer {
                     .write_all(bytemuck::cast_slice(ids))
                     .and_then(|()| targets.write_all(bytemuck::cast_slice(labels)))
                     .and_then(|()| index.write_all(bytemuck::bytes_of(&entry)));
-                write.map_err(|e| failed(dir, &e))?;
+                write.map_err(|e| not_written(dir, &e))?;
             }
         }
         Ok(())
@@ -115,15 +116,11 @@ impl Writer {
             })),
             Sink::Files { dir, ids, labels, index } => {
                 for file in [ids, labels, index] {
-                    let file = file.into_inner().map_err(|e| failed(&dir, e.error()))?;
-                    file.sync_all().map_err(|e| failed(&dir, &e))?;
+                    let file = file.into_inner().map_err(|e| not_written(&dir, e.error()))?;
+                    file.sync_all().map_err(|e| not_written(&dir, &e))?;
                 }
                 Ok(None)
             }
         }
     }
-}
-
-fn failed(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::in_file(path, format!("cannot be written: {error}"))
 }
