@@ -103,7 +103,9 @@ impl JsonLines {
             let open = || {
                 let mut file = File::options().append(true).create(true).open(&self.path)?;
                 // A line that was cut off by a crash goes with what came after the checkpoint.
-                file.set_len(keep.min(file.metadata()?.len()))?;
+                let there = file.metadata()?.len();
+                let whole = if there < keep { whole_lines(&self.path)? } else { keep };
+                file.set_len(whole)?;
                 file.flush()?;
                 Ok(file)
             };
@@ -142,4 +144,10 @@ impl JsonLines {
         })?;
         Ok(())
     }
+}
+
+/// Bytes of a file up to the end of its last whole line.
+fn whole_lines(path: &Path) -> std::io::Result<u64> {
+    let text = std::fs::read(path)?;
+    Ok(text.iter().rposition(|b| *b == b'\n').map_or(0, |last| last as u64 + 1))
 }

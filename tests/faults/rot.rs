@@ -200,3 +200,19 @@ fn a_checkpoint_that_was_changed_is_passed_over_by_name() {
         "{mutations} changes: all seen, all fall back; {runs} runs end as the undisturbed one"
     );
 }
+
+#[test]
+fn records_that_are_missing_are_told_and_half_a_line_goes() {
+    let home = scratch();
+    let out = home.path().join("out");
+    assert!(finetune(&out).output().unwrap().status.success());
+    fs::remove_dir_all(out.join("final")).unwrap();
+    let records = fs::read(out.join("metrics.jsonl")).unwrap();
+    let line = records.iter().position(|b| *b == b'\n').unwrap() + 1;
+    fs::write(out.join("metrics.jsonl"), &records[..line + 10]).unwrap();
+    let output = finetune(&out).output().unwrap();
+    let told = stderr(&output);
+    assert!(told.contains(&format!("metrics.jsonl has {} of the ", line + 10)), "{told}");
+    let steps: Vec<_> = result(&out).1.iter().map(|r| r["step"].clone()).collect();
+    assert_eq!(steps, [0, 10, 10, 11, 12, 12]);
+}
