@@ -3,6 +3,7 @@
 use super::prepare::Run;
 use crate::checkpoint::disk::Real;
 use crate::checkpoint::parts::Parts;
+use crate::checkpoint::peft;
 use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
