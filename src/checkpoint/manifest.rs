@@ -14,8 +14,8 @@ use std::path::Path;
 pub const NAME: &str = "manifest.json";
 /// Files that a manifest may name.
 const MOST: usize = 1000;
-/// Bytes that a manifest may have.
-const MAX_BYTES: u64 = 1 << 20;
+/// Bytes that a manifest may have; that of a final adapter names all files of the run ([`super::run_manifest`]).
+pub const MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {

@@ -5,4 +5,5 @@ pub mod find;
 pub mod manifest;
 pub mod out_dir;
 pub mod peft;
+pub mod run_manifest;
 pub mod run_state;

@@ -10,6 +10,7 @@ use crate::train::device;
 use crate::train::finish;
 use crate::train::fit::{Ending, Outcome, fit, step_name};
 use crate::train::prepare::{Run, prepare};
+use crate::train::record::Recording;
 use crate::train::resume::{self, Plan};
 use anyhow::{Context, Result};
 use std::io;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 const UNFINISHED: i32 = 75;
 
 /// Exit code after a second signal: the shell's 128 + SIGINT.
-const KILLED: i32 = 130;
+pub(super) const KILLED: i32 = 130;
 
 /// Signals within this time are one.
 const ONE_WISH: Duration = Duration::from_secs(1);
@@ -81,18 +82,25 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         report::print_note(line);
     }
     report::print_note(first_sample(&run)?);
+    let recording = Recording::start(&config, &run)?;
     let outcome = fit(&config, &mut run, &stop)?;
     let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());
     if let Some(note) = run.plan.overrun(used) {
         report::print_note(format_args!("note: {note}"));
     }
-    let code = end(&config, &run, &outcome, &stop)?;
+    let code = end(&config, &run, &outcome, recording, &stop)?;
     claim.release();
     Ok(code)
 }
 
 /// What is told, written and returned after the loop.
-fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> Result<i32> {
+fn end(
+    config: &RunConfig,
+    run: &Run,
+    outcome: &Outcome,
+    recording: Recording,
+    stop: &AtomicBool,
+) -> Result<i32> {
     let (step, last) = (outcome.step, config.out_dir.join("final"));
     let checkpoint = config.out_dir.join(step_name(step));
     let kept = if step > 0 {
@@ -111,7 +119,13 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
         }
         Ending::Finished | Ending::Early | Ending::Unvalidated => {}
     }
-    finish::describe(config, run, outcome)?;
+    // The adapter is safe: what describes it is given up where it cannot be written. The card comes last, as the mark of a whole end.
+    let recorded = recording.finish(config, run, outcome);
+    let mut notes = recorded.unwrap_or_else(|e| vec![format!("no manifest of the run: {e}")]);
+    notes.extend(finish::describe(config, run, outcome));
+    for note in notes {
+        report::print_note(format_args!("note: {note}"));
+    }
     if outcome.ending == Ending::Unvalidated {
         report::print_note(format_args!(
             "stopped by a signal in the last validation; adapter saved in {}",
@@ -144,7 +158,7 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
 }
 
 /// The first signal ends a run after the micro-batch at hand; while nothing is trained yet, or at the second, it ends at once.
-fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Result<()> {
+pub(super) fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Result<()> {
     let first = OnceLock::new();
     ctrlc::set_handler(move || {
         let before = !prepared.load(Ordering::Relaxed);

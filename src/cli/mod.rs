@@ -4,6 +4,7 @@ mod data;
 mod finetune;
 mod generate;
 mod merge;
+mod reproduce;
 mod selftest;
 
 use crate::error::UserError;
@@ -31,6 +32,8 @@ enum Verb {
     Generate(generate::Args),
     /// Fold an adapter into full weights.
     Merge(merge::Args),
+    /// Make a run again from its manifest, and compare.
+    Reproduce(reproduce::Args),
     /// Check that a device computes what it should, and how fast.
     Selftest(selftest::Args),
 }
@@ -56,6 +59,7 @@ pub fn main() -> i32 {
         Verb::Data(verb) => data::run(&verb),
         Verb::Generate(args) => generate::run(&args),
         Verb::Merge(args) => merge::run(&args),
+        Verb::Reproduce(args) => reproduce::run(&args),
         Verb::Selftest(args) => selftest::run(&args),
     };
     let done = report::log::start().map_err(Into::into).and_then(|()| {

@@ -4,6 +4,7 @@
 mod common;
 mod hostile;
 mod preview;
+mod reproduce;
 mod resume;
 mod runs;
 mod vinasmol;

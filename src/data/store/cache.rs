@@ -14,13 +14,17 @@ pub const SMALL: u64 = 4 << 20;
 /// Counted up when what is stored changes.
 const FORMAT: u32 = 4;
 
+/// The directory of all that may be made again.
+pub fn root() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("VFT_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("vft")))
+        .or_else(|| set("HOME").map(|d| d.join(".cache/vft")))
+}
+
 /// The directory of all stores.
 pub fn home() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("VFT_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("vft")))
-        .or_else(|| set("HOME").map(|d| d.join(".cache/vft")))?;
-    Some(base.join("data"))
+    Some(root()?.join("data"))
 }
 
 /// The name of the store of `files` under `settings`.
