@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hub", &["secret", "error"]),
     ("data", &["config", "error"]),
     ("config", &["secret", "error"]),
-    ("report", &["error"]),
+    ("report", &["secret", "error"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

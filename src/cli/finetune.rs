@@ -6,6 +6,7 @@ use crate::data::preview::{self, Marks};
 use crate::error::{Problem, UserError};
 use crate::report;
 use crate::report::memory::peak_bytes;
+use crate::secret::is_secret;
 use crate::train::device;
 use crate::train::finish;
 use crate::train::fit::{Ending, Outcome, fit, step_name};
@@ -185,6 +186,7 @@ pub(super) struct Split {
 
 /// clap gives everything after the first key as it is: the command's own flags may stand there too.
 pub(super) fn split(args: &Args) -> Result<Split, UserError> {
+    refuse_secrets(&args.overrides)?;
     let mut split = Split {
         config: args.config.clone(),
         overrides: Vec::new(),
@@ -234,6 +236,28 @@ pub(super) fn split(args: &Args) -> Result<Split, UserError> {
         }
     }
     Ok(split)
+}
+
+/// Arguments can be read by everyone on the machine while a run lasts, and stay in the shell's history: no secret may stand there.
+fn refuse_secrets(arguments: &[String]) -> Result<(), UserError> {
+    let hint = "set HF_TOKEN in the environment, or write the token or the address into the config file";
+    let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
+    for (argument, next) in arguments.iter().zip(next) {
+        let (flag, value) = argument.split_once('=').unwrap_or((argument, next));
+        let of_token = flag.starts_with("--") && flag.ends_with("access_token");
+        // A block in YAML's flow style may hold the key too.
+        let in_block = argument.contains(['{', '[']) && argument.contains("access_token");
+        let message = if of_token && value != "null" {
+            format!("`{flag}` is not taken from the command line, which everyone on this machine can read")
+        } else if in_block || is_secret(argument) {
+            let what = "an argument holds a token or the key of an address";
+            format!("{what}, and everyone on this machine can read the command line")
+        } else {
+            continue;
+        };
+        return Err(Problem::new(message).hint(hint).into());
+    }
+    Ok(())
 }
 
 fn summary(config: &RunConfig, run: &Run) -> Vec<String> {

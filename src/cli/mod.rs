@@ -9,6 +9,7 @@ mod selftest;
 
 use crate::error::UserError;
 use crate::report;
+use crate::secret;
 use clap::{Parser, Subcommand};
 use std::io;
 
@@ -47,10 +48,11 @@ pub fn quiet_panics() {
 
 /// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
 pub fn main() -> i32 {
+    secret::remember_environment();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            report::print_note(e.render());
+            report::print_note(secret::scrub(&e.render().to_string()));
             return if e.use_stderr() { 2 } else { 0 };
         }
     };

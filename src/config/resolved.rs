@@ -1,9 +1,11 @@
-//! The resolved config as YAML: every key with the value that the run uses, readable by [`RunConfig::load`] again.
+//! The resolved config as YAML: every key with the value that the run uses, readable by [`RunConfig::load`] again. Tokens are left out, and
+//! addresses have neither users nor keys in them: what they led to is kept in a file, which is not fetched again.
 
 use super::choices::*;
 use super::keys::KEYS;
 use super::run_config::*;
 use super::yaml::{Node, Value};
+use crate::secret::public_url;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,7 +37,12 @@ fn or_null<T: ToString>(value: Option<T>) -> String {
 }
 
 fn path(path: &Path) -> String {
-    quote(&path.to_string_lossy())
+    url(&path.to_string_lossy())
+}
+
+/// An address, or what may be one.
+fn url(text: &str) -> String {
+    quote(&public_url(text))
 }
 
 /// The value of a set's key; `None` where it is another's or stands for nothing.
@@ -50,11 +57,11 @@ fn set_value(set: &SetSection, key: &str) -> Option<String> {
         "val_path" => set.val_path.as_deref().map(path),
         "download_dir" => Some(path(&set.download_dir)),
         "file_name" => text(&set.file_name),
-        "file_url" => text(&set.file_url),
-        "url" => text(&set.url),
+        "file_url" => set.file_url.as_deref().map(url),
+        "url" => set.url.as_deref().map(url),
         "subsets" if set.subsets.is_empty() => None,
         "subsets" => Some(format!("[{}]", set.subsets.join(", "))),
-        "repo_id" => text(&set.repo_id),
+        "repo_id" => set.repo_id.as_deref().map(url),
         "revision" => text(&set.revision),
         "subset" => text(&set.subset),
         "split" => text(&set.split),

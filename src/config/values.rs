@@ -13,7 +13,8 @@ use std::str::FromStr;
 pub(super) const MIX: &str = "data.init_args.dataset_mix";
 
 /// Keys of `data.init_args` that belong to all sets of a mix together.
-const OF_THE_WHOLE: &[&str] = &["dataset_mix", "on_bad_row", "ignore_index", "num_workers", "seed"];
+const OF_THE_WHOLE: &[&str] =
+    &["dataset_mix", "on_bad_row", "ignore_index", "num_workers", "seed", "access_token"];
 
 /// The name of a key in the table: that of `data.init_args` for an item of a mix.
 pub(super) fn plain(name: &str) -> String {

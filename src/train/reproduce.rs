@@ -124,12 +124,9 @@ pub fn check_files(config: &RunConfig, manifest: &RunManifest) -> Result<()> {
     UserError::check(problems)
 }
 
+/// Errors of a place that is not there, with the way to name another.
 fn elsewhere(error: UserError, hint: &str) -> UserError {
-    let add = |p: Problem| match p.hint {
-        Some(hint) => Problem { hint: Some(hint), ..p },
-        None => p.hint(hint),
-    };
-    UserError { problems: error.problems.into_iter().map(add).collect() }
+    UserError { problems: error.problems.into_iter().map(|p| p.hint(hint)).collect() }
 }
 
 /// What differs between files, by their names where the directory is another.
