@@ -8,7 +8,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const ROWS: &str = r#"[{"instruction": "từ đầu tiên", "input": "nhà nước chó", "output": "nhà"}, {"instruction": "từ đầu tiên", "input": "sách mưa", "output": "sách"}]"#;
 
 /// The bundled model as `org/tiny`, rows as `org/rows` and as a file of its own.
-fn hub() -> Server {
+pub(crate) fn hub() -> Server {
     let read = |name: &str| std::fs::read(format!("{ROOT}/configs/smoke/model/{name}")).unwrap();
     let names = [
         "config.json",
@@ -25,7 +25,7 @@ fn hub() -> Server {
         .collect();
     let rows = Repo::dataset(&[("data/train-00000-of-00001.jsonl", lines.join("\n").as_bytes())]);
     Server::start(move |request: &Request, _| {
-        if request.path == "/alpaca.json" {
+        if request.path.split('?').next() == Some("/alpaca.json") {
             return Reply::status(200).body(ROWS.as_bytes());
         }
         if request.path.contains("/datasets/") {
