@@ -9,6 +9,7 @@ mod csv;
 pub mod curve;
 pub mod download;
 pub mod log;
+mod log_file;
 mod markup;
 pub mod memory;
 pub mod metrics;

@@ -49,11 +49,8 @@ impl Evaluation {
         self.judge.memory()
     }
 
-    /// The bytes of `samples.jsonl`, all of them on disk.
-    ///
-    /// # Errors
-    /// When it cannot be flushed.
-    pub fn settled(&self) -> crate::error::Result<u64> {
+    /// The bytes of `samples.jsonl` that lie on disk.
+    pub fn settled(&self) -> u64 {
         self.samples.settled()
     }
 
@@ -91,6 +88,9 @@ impl Evaluation {
             && let Some(record) = sample(config, run, rope, step, stop)?
         {
             self.samples.write(&record)?;
+            if let Some(complaint) = self.samples.complaint() {
+                progress.note(&format!("note: {complaint}"));
+            }
             progress.sample(&record);
         }
         Ok(verdict)

@@ -275,7 +275,7 @@ impl<'a> Loop<'a> {
     }
 
     fn state(&self, updates: i32) -> Result<RunState> {
-        let bytes = [(METRICS, self.sinks.settled()?), (SAMPLES, self.evaluation.settled()?)];
+        let bytes = [(METRICS, self.sinks.settled()), (SAMPLES, self.evaluation.settled())];
         Ok(RunState {
             format: RunState::FORMAT,
             step: self.step,

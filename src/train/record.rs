@@ -282,7 +282,7 @@ pub(super) struct Record<'a> {
 
 /// The losses of a `metrics.jsonl`; `None` where there are none.
 pub fn losses(path: &Path) -> Option<Losses> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = std::fs::read_to_string(Some(path).filter(|p| p.is_file())?).ok()?;
     let (mut first, mut last, mut validation, mut steps) = (None, None, None, 0);
     let mut hash = Sha256::new();
     let digits = |v: Option<&RawValue>| v.map_or("-", RawValue::get).to_owned();

@@ -7,4 +7,6 @@ mod preview;
 mod reproduce;
 mod resume;
 mod runs;
+#[cfg(target_os = "linux")]
+mod sinks;
 mod vinasmol;
