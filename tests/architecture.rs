@@ -99,3 +99,19 @@ fn no_file_is_longer_than_500_lines() {
         assert!(lines <= 500, "{} has {lines} lines", file.display());
     }
 }
+
+#[test]
+fn nothing_is_started() {
+    let starts = ["process::Command", "Command::new", "libc::exec", "libc::fork", "libc::system", "posix_spawn"];
+    let mut wrong = Vec::new();
+    for file in src().1 {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"))
+        {
+            if starts.iter().any(|s| line.contains(s)) {
+                wrong.push(format!("{}:{}", file.display(), i + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -112,6 +112,11 @@ pub fn read(dir: &Path) -> Result<AdapterFile> {
         .map_err(|e| Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
     let lora = lora_config(&path, &json)?;
     let file = dir.join("adapter_model.safetensors");
+    if !file.exists() && dir.join("adapter_model.bin").exists() {
+        let message = "has pickled weights only (adapter_model.bin), which can run code when they are read";
+        let hint = "save it once with PEFT: `model.save_pretrained(DIR, safe_serialization=True)`";
+        return Err(Problem::in_file(dir, message).hint(hint).into());
+    }
     let tensors = read_tensors(&file, lora.r)?;
     if tensors.is_empty() {
         return Err(Problem::in_file(&file, "holds no adapter tensors").into());

@@ -38,6 +38,11 @@ pub(super) const FOREIGN: &[Foreign] = &[
     key("train.tie_embeddings", "it is read from the model's config.json; remove it"),
     key("train.lr", "write `optimizer.init_args.lr`"),
     Foreign {
+        name: "trust_remote_code",
+        harmless: &["false", "False"],
+        way: "no code of a model's repository is ever run; remove it",
+    },
+    Foreign {
         name: "devices",
         harmless: &["1", "auto"],
         way: "one device is used; remove it, or write 1",

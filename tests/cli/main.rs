@@ -3,6 +3,7 @@
 
 mod common;
 mod hostile;
+mod no_code;
 mod preview;
 mod reproduce;
 mod resume;
