@@ -154,7 +154,8 @@ fn address_to(out: &mut String, address: &str, by: &str) {
     *out += path;
     let mut rest = query;
     while let Some(mark) = rest.chars().next() {
-        let (part, after) = rest[1..].split_at(rest[1..].find(['?', '#', '&']).unwrap_or(rest.len() - 1));
+        let (part, after) =
+            rest[1..].split_at(rest[1..].find(['?', '#', '&']).unwrap_or(rest.len() - 1));
         out.push(mark);
         match part.split_once('=') {
             Some((name, _)) if !PLAIN.contains(&name) => *out += &format!("{name}={by}"),
@@ -192,7 +193,10 @@ mod tests {
     #[test]
     fn addresses_lose_their_keys_and_keep_the_rest() {
         for (url, public) in [
-            ("https://u:p@host:1/a?X-Amz-Signature=s&download=true#t", "https://redacted@host:1/a?X-Amz-Signature=redacted&download=true#t"),
+            (
+                "https://u:p@host:1/a?X-Amz-Signature=s&download=true#t",
+                "https://redacted@host:1/a?X-Amz-Signature=redacted&download=true#t",
+            ),
             ("https://host/a/b.json", "https://host/a/b.json"),
             ("https://host/a@b", "https://host/a@b"),
             ("https://host?token=s", "https://host?token=redacted"),

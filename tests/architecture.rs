@@ -102,7 +102,14 @@ fn no_file_is_longer_than_500_lines() {
 
 #[test]
 fn nothing_is_started() {
-    let starts = ["process::Command", "Command::new", "libc::exec", "libc::fork", "libc::system", "posix_spawn"];
+    let starts = [
+        "process::Command",
+        "Command::new",
+        "libc::exec",
+        "libc::fork",
+        "libc::system",
+        "posix_spawn",
+    ];
     let mut wrong = Vec::new();
     for file in src().1 {
         let text = std::fs::read_to_string(&file).unwrap();

@@ -113,7 +113,8 @@ pub fn read(dir: &Path) -> Result<AdapterFile> {
     let lora = lora_config(&path, &json)?;
     let file = dir.join("adapter_model.safetensors");
     if !file.exists() && dir.join("adapter_model.bin").exists() {
-        let message = "has pickled weights only (adapter_model.bin), which can run code when they are read";
+        let message =
+            "has pickled weights only (adapter_model.bin), which can run code when they are read";
         let hint = "save it once with PEFT: `model.save_pretrained(DIR, safe_serialization=True)`";
         return Err(Problem::in_file(dir, message).hint(hint).into());
     }

@@ -234,7 +234,8 @@ impl RunManifest {
         let bytes = read(path)?;
         let whole: Whole<'_> = serde_json::from_slice(&bytes).map_err(|e| broken(path, &e))?;
         let (Some(run), Some(sums)) = (whole.run, whole.run_sha256) else {
-            let problem = Problem::in_file(path, "is the manifest of a checkpoint, not of a whole run");
+            let problem =
+                Problem::in_file(path, "is the manifest of a checkpoint, not of a whole run");
             return Err(problem
                 .hint("a run that has ended leaves one in `<out_dir>/final/manifest.json`")
                 .into());

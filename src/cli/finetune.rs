@@ -121,6 +121,9 @@ fn end(
         Ending::Finished | Ending::Early | Ending::Unvalidated => {}
     }
     // The adapter is safe: what describes it is given up where it cannot be written. The card comes last, as the mark of a whole end.
+    if recording.is_busy() {
+        report::print_note("hashing what the run has read, for its manifest");
+    }
     let recorded = recording.finish(config, run, outcome);
     let mut notes = recorded.unwrap_or_else(|e| vec![format!("no manifest of the run: {e}")]);
     notes.extend(finish::describe(config, run, outcome));
@@ -240,7 +243,8 @@ pub(super) fn split(args: &Args) -> Result<Split, UserError> {
 
 /// Arguments can be read by everyone on the machine while a run lasts, and stay in the shell's history: no secret may stand there.
 fn refuse_secrets(arguments: &[String]) -> Result<(), UserError> {
-    let hint = "set HF_TOKEN in the environment, or write the token or the address into the config file";
+    let hint =
+        "set HF_TOKEN in the environment, or write the token or the address into the config file";
     let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
     for (argument, next) in arguments.iter().zip(next) {
         let (flag, value) = argument.split_once('=').unwrap_or((argument, next));
@@ -248,7 +252,9 @@ fn refuse_secrets(arguments: &[String]) -> Result<(), UserError> {
         // A block in YAML's flow style may hold the key too.
         let in_block = argument.contains(['{', '[']) && argument.contains("access_token");
         let message = if of_token && value != "null" {
-            format!("`{flag}` is not taken from the command line, which everyone on this machine can read")
+            format!(
+                "`{flag}` is not taken from the command line, which everyone on this machine can read"
+            )
         } else if in_block || is_secret(argument) {
             let what = "an argument holds a token or the key of an address";
             format!("{what}, and everyone on this machine can read the command line")

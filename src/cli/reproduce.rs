@@ -54,11 +54,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     };
     let manifest = RunManifest::read(&path)?;
     let out = args.out.clone().unwrap_or_else(|| beside(&path));
-    let moved = Moved {
-        base: args.base.clone(),
-        data: args.data.clone(),
-        paths: args.moved.clone(),
-    };
+    let moved =
+        Moved { base: args.base.clone(), data: args.data.clone(), paths: args.moved.clone() };
     let config = reproduce::config(&path, &manifest, &moved, &out)?;
     reproduce::check_files(&config, &manifest)?;
     report::print_note("base, tokenizer and rows are the files that the run read");

@@ -35,7 +35,7 @@ impl LogFile {
 
     fn of(path: &Path, file: File) -> io::Result<Self> {
         let data = file.metadata()?;
-        let len = data.is_file().then(|| data.len());
+        let len = data.is_file().then_some(data.len());
         Ok(Self { path: path.into(), file, len })
     }
 

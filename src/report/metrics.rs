@@ -142,9 +142,7 @@ impl JsonLines {
         }
         if state.file.is_none() && self.keep.is_none() && self.path.is_file() {
             let problem = Problem::in_file(&self.dir, "another run began in this directory");
-            return Err(problem
-                .hint("choose another `out_dir`; nothing in it was changed")
-                .into());
+            return Err(problem.hint("choose another `out_dir`; nothing in it was changed").into());
         }
         if let Err(e) = self.flush(state) {
             self.failed(state, &e);

@@ -86,7 +86,8 @@ impl Reads {
             hub: paths.first().and_then(|p| hub_repo(p)),
             files: sums.by_ref().take(paths.len()).collect(),
         };
-        let [base, tokenizer, adapter] = [&self.base, &self.tokenizer, &self.adapter].map(&mut group);
+        let [base, tokenizer, adapter] =
+            [&self.base, &self.tokenizer, &self.adapter].map(&mut group);
         let mut set = |set: &SetPaths| SetFiles {
             train: group(&set.train),
             validation: group(&set.validation),
@@ -135,6 +136,11 @@ impl Recording {
         let mut paths = reads.all();
         paths.extend(binary());
         Ok(Self { sums: Sums::start(paths), reads })
+    }
+
+    /// Whether files are still being hashed.
+    pub fn is_busy(&self) -> bool {
+        self.sums.is_busy()
     }
 
     /// Adds the record to the manifest of the final adapter; what the user should know.
@@ -226,8 +232,7 @@ fn written(style: &Style) -> String {
     let columns = Map::new();
     let mut text = String::new();
     for (input, system) in [("", None), ("[input]", None), ("", Some("[system]"))] {
-        let exchange =
-            Exchange { system, instruction: "[instruction]", input, columns: &columns };
+        let exchange = Exchange { system, instruction: "[instruction]", input, columns: &columns };
         for prompt in [style.prompt(&exchange), style.next_prompt(&exchange)] {
             text += &prompt.unwrap_or_else(|why| why);
             text.push('\0');

@@ -276,7 +276,12 @@ fn losses(was: &Outcome, is: &Outcome, metrics: &[PathBuf; 2], lines: &mut Vec<S
     // A run whose metrics could not be written for a while has fewer of them, from a later step on.
     let alike = a.steps != b.steps && a.last == b.last && a.validation == b.validation;
     if a.steps < was.steps && alike {
-        lines.push(format!("losses: {} of {} steps were recorded; the last is the same: {}", a.steps, was.steps, shown(b)));
+        lines.push(format!(
+            "losses: {} of {} steps were recorded; the last is the same: {}",
+            a.steps,
+            was.steps,
+            shown(b)
+        ));
         return true;
     }
     lines.push(format!("losses: {}; now {}", shown(a), shown(b)));
@@ -303,10 +308,20 @@ fn tensors(old_dir: &Path, new_dir: &Path, sha256: &str) -> Vec<String> {
     let file = old_dir.join(NAME);
     match super::sums::sum(&file, &go) {
         Ok(sum) if sum.sha256 == sha256 => {}
-        Ok(_) => return vec![format!("  {} is not the adapter of the manifest, so tensors are not compared", file.display())],
-        Err(_) => return vec!["  the adapter is not beside its manifest, so tensors are not compared".into()],
+        Ok(_) => {
+            return vec![format!(
+                "  {} is not the adapter of the manifest, so tensors are not compared",
+                file.display()
+            )];
+        }
+        Err(_) => {
+            return vec![
+                "  the adapter is not beside its manifest, so tensors are not compared".into(),
+            ];
+        }
     }
-    let (Ok(old), Ok(new)) = (Checkpoint::open_file(&file), Checkpoint::open_file(&new_dir.join(NAME)))
+    let (Ok(old), Ok(new)) =
+        (Checkpoint::open_file(&file), Checkpoint::open_file(&new_dir.join(NAME)))
     else {
         return vec!["  the adapters cannot be read, so tensors are not compared".into()];
     };

@@ -45,6 +45,11 @@ impl Sums {
         Self { thread, stop }
     }
 
+    /// Whether [`Self::finish`] would wait.
+    pub fn is_busy(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
     /// Waits for the sums, in the order of the files.
     ///
     /// # Errors
@@ -169,7 +174,7 @@ pub fn misnamed(sum: &FileSum) -> Option<String> {
 mod tests {
     use super::*;
 
-    const GO: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
 
     #[test]
     fn the_sum_is_that_of_sha256sum() {
@@ -204,7 +209,12 @@ mod tests {
         let first = place(&path, &before);
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(&path, b"abd").unwrap();
-        File::options().append(true).open(&path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(before.modified().unwrap())
+            .unwrap();
         let after = fs::metadata(&path).unwrap();
         assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         assert_ne!(place(&path, &after), first);

@@ -24,8 +24,7 @@ fn finished(more: &[&str]) -> Home {
     let model = home.model().to_string_lossy().into_owned();
     let rows = std::fs::read_to_string(Path::new(ROOT).join("configs/smoke/data.jsonl")).unwrap();
     let rows = home.write("rows.jsonl", &rows);
-    let args =
-        [RUN, &["--checkpoint_dir", &model, "--data.path", &rows], more].concat();
+    let args = [RUN, &["--checkpoint_dir", &model, "--data.path", &rows], more].concat();
     let output = home.smoke(&args);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     home
@@ -56,7 +55,8 @@ fn the_same_run_has_the_same_bytes() {
     let output = again(&home, &["--threads", "1"]);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
-    for part in ["adapter: the same bytes", "losses: the same in all 6 steps", "verdict: reproduced"]
+    for part in
+        ["adapter: the same bytes", "losses: the same in all 6 steps", "verdict: reproduced"]
     {
         assert!(text.contains(part), "{text}");
     }
@@ -72,9 +72,15 @@ fn the_manifest_names_what_the_run_was_made_from() {
         let of = |f: &&Value| f["path"].as_str().unwrap().ends_with(name);
         group["files"].as_array().unwrap().iter().find(of).unwrap()["sha256"].clone()
     };
-    assert_eq!(sum(&run["base"], "model.safetensors"), sha256(&home.path("model/model.safetensors")));
+    assert_eq!(
+        sum(&run["base"], "model.safetensors"),
+        sha256(&home.path("model/model.safetensors"))
+    );
     assert_eq!(sum(&run["base"], "config.json"), sha256(&home.path("model/config.json")));
-    assert_eq!(sum(&run["tokenizer"], "tokenizer.json"), sha256(&home.path("model/tokenizer.json")));
+    assert_eq!(
+        sum(&run["tokenizer"], "tokenizer.json"),
+        sha256(&home.path("model/tokenizer.json"))
+    );
     assert_eq!(sum(&run["data"][0]["train"], "rows.jsonl"), sha256(&home.path("rows.jsonl")));
     let adapter = sha256(&home.path("out/final/adapter_model.safetensors"));
     assert_eq!(run["result"]["adapter_sha256"], adapter);
@@ -122,7 +128,10 @@ fn a_changed_row_is_refused_with_both_sums() {
     let now = sha256(&home.path("rows.jsonl"));
     assert_ne!(was, now);
     let output = again(&home, &[]);
-    assert_refused(&output, &["rows.jsonl: is not the file that the run read (the rows)", &was, &now]);
+    assert_refused(
+        &output,
+        &["rows.jsonl: is not the file that the run read (the rows)", &was, &now],
+    );
     assert!(!home.path("out/reproduced").exists());
 }
 

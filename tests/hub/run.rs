@@ -1,7 +1,7 @@
 //! Whole runs on what the Hub has: the binary, a model and a data set by their ids, a data class' file by its address.
 
 use super::home::Home;
-use super::server::{Reply, Repo, Request, Server};
+use super::server::{COMMIT, Reply, Repo, Request, Server};
 use std::process::{Command, Output};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -73,6 +73,18 @@ fn a_model_and_rows_by_their_ids_train_an_adapter_that_names_them() {
             .unwrap()
             .contains(r#""base_model_name_or_path": "org/tiny""#)
     );
+}
+
+#[test]
+fn the_manifest_names_repositories_and_their_commits() {
+    let (home, server) = (Home::new(), hub());
+    vft(&home, &server.url, &["--data.path", "org/rows"]);
+    let file = home.dir.path().join("out/final/manifest.json");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let hub = |id: &str| serde_json::json!({"id": id, "commit": COMMIT});
+    assert_eq!(manifest["run"]["base"]["hub"], hub("org/tiny"));
+    assert_eq!(manifest["run"]["data"][0]["train"]["hub"], hub("org/rows"));
 }
 
 #[test]

@@ -124,7 +124,8 @@ fn whole_runs_keep_their_secrets() {
             ),
         );
         let config = ["--config", config.as_str()];
-        let run = |verb: &[&str], more: &[&str]| place.run(0, &[verb, &config, more, SHORT].concat());
+        let run =
+            |verb: &[&str], more: &[&str]| place.run(0, &[verb, &config, more, SHORT].concat());
         let printed = run(&["finetune"], &["--print_config"]);
         assert!(shown(&printed).contains("alpaca.json?X-Amz-Signature=redacted&download=true"));
         run(&["data", "preview"], &[]);
@@ -139,7 +140,10 @@ fn whole_runs_keep_their_secrets() {
         place.run(0, &[&["finetune", "--config", &rows], SHORT].concat());
         let on = ["--precision", "32-true", "--device", "cpu"];
         let of = ["--base", "org/tiny", "--adapter", "out/final"];
-        place.run(0, &[&["generate", "--prompt", "a", "--max-new-tokens", "2"], &of[..], &on].concat());
+        place.run(
+            0,
+            &[&["generate", "--prompt", "a", "--max-new-tokens", "2"], &of[..], &on].concat(),
+        );
         place.run(0, &["merge", "--base", "org/tiny", "--adapter", "out/final", "--out", "merged"]);
         place.run(0, &["reproduce", "out"]);
         place.run(0, &["reproduce", "out2"]);
@@ -161,7 +165,8 @@ fn a_selftest_shows_nothing() {
 fn a_broken_config_shows_nothing() {
     let place = Place::new("http://127.0.0.1:9", ODD);
     let url = format!("https://user:{CANARY}@host.invalid/x.json?token={CANARY}");
-    let whole = "checkpoint_dir: org/tiny\ndata: {class_path: JSON, init_args: {path: rows.jsonl}}\n";
+    let whole =
+        "checkpoint_dir: org/tiny\ndata: {class_path: JSON, init_args: {path: rows.jsonl}}\n";
     let texts = [
         format!("access_token: \"{CANARY}\n"),
         format!("access_token:{CANARY}\n{whole}"),
@@ -190,12 +195,22 @@ fn a_broken_config_shows_nothing() {
         format!("{whole}resume: {CANARY}\n"),
         format!("{whole}adapter_path: {url}\n"),
         format!("{whole}out_dir: {CANARY}\nlora_q: 1\n"),
-        format!("checkpoint_dir: {url}\ndata: {{class_path: JSON, init_args: {{path: rows.jsonl}}}}\n"),
+        format!(
+            "checkpoint_dir: {url}\ndata: {{class_path: JSON, init_args: {{path: rows.jsonl}}}}\n"
+        ),
         format!("checkpoint_dir: {CANARY}/x/y\ndata: {CANARY}\n"),
-        format!("checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{path: \"{url}\"}}}}\n"),
-        format!("checkpoint_dir: org/tiny\ndata: {{class_path: Alpaca, init_args: {{file_url: \"{url}\"}}}}\n"),
-        format!("checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{path: x, columns: {{{CANARY}: {CANARY}}}}}}}\n"),
-        format!("checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{dataset_mix: [{{path: x, access_token: {CANARY}}}]}}}}\n"),
+        format!(
+            "checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{path: \"{url}\"}}}}\n"
+        ),
+        format!(
+            "checkpoint_dir: org/tiny\ndata: {{class_path: Alpaca, init_args: {{file_url: \"{url}\"}}}}\n"
+        ),
+        format!(
+            "checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{path: x, columns: {{{CANARY}: {CANARY}}}}}}}\n"
+        ),
+        format!(
+            "checkpoint_dir: org/tiny\ndata: {{class_path: JSON, init_args: {{dataset_mix: [{{path: x, access_token: {CANARY}}}]}}}}\n"
+        ),
         format!("{whole}access_token: {ODD}\nlora_r: {ODD}\n"),
     ];
     for text in &texts {
@@ -210,7 +225,8 @@ fn a_broken_config_shows_nothing() {
 #[test]
 fn a_misspelt_key_has_a_hint_without_its_value() {
     let place = Place::new("http://127.0.0.1:9", ODD);
-    let file = place.mine("bad.yml", "checkpoint_dir: x\nacces_token: canary\ndata: {class_path: JSON}\n");
+    let file =
+        place.mine("bad.yml", "checkpoint_dir: x\nacces_token: canary\ndata: {class_path: JSON}\n");
     let text = shown(&place.run(2, &["finetune", "--config", &file]));
     assert!(text.contains("unknown key `acces_token`"), "{text}");
     assert!(text.contains("did you mean `access_token`?"), "{text}");
@@ -284,7 +300,11 @@ fn what_the_hub_refuses_shows_nothing() {
 fn redirects_and_signed_addresses_show_nothing() {
     let cdn = Server::start(|_, _| Reply::status(403).body(CANARY.as_bytes()));
     let to = format!("{}/model.safetensors?X-Amz-Signature={CANARY}", cdn.url);
-    for target in [to.as_str(), &format!("ftp://user:{CANARY}@host/x"), &format!("http://u:{CANARY}@127.0.0.1:9/x")] {
+    for target in [
+        to.as_str(),
+        &format!("ftp://user:{CANARY}@host/x"),
+        &format!("http://u:{CANARY}@127.0.0.1:9/x"),
+    ] {
         let target = target.to_owned();
         let server = Server::start(move |_, _| Reply::status(302).header("location", &target));
         let place = Place::new(&server.url, CANARY);
@@ -302,12 +322,14 @@ fn what_stands_in_the_environment_shows_nothing() {
     for name in ["HTTPS_PROXY", "ALL_PROXY", "https_proxy"] {
         Place::new("http://127.0.0.1:9", CANARY).with(name, &with_proxy).run(2, &args);
     }
-    Place::new(&format!("https://user:{CANARY}@host.invalid"), CANARY).run(2, &[&["finetune", "org/tiny", "--data.path", "org/rows"], SHORT].concat());
+    Place::new(&format!("https://user:{CANARY}@host.invalid"), CANARY)
+        .run(2, &[&["finetune", "org/tiny", "--data.path", "org/rows"], SHORT].concat());
     for token in ["hf_Canary\nX-Evil: canary", "hf_Canary canary"] {
         Place { token, ..Place::new("http://127.0.0.1:9", CANARY) }
             .run(2, &["generate", "--base", "org/tiny", "--prompt", "a"]);
     }
-    dead.with("VFT_LOG", &format!("{CANARY}=what")).run(2, &["generate", "--base", "org/tiny", "--prompt", "a"]);
+    dead.with("VFT_LOG", &format!("{CANARY}=what"))
+        .run(2, &["generate", "--base", "org/tiny", "--prompt", "a"]);
 }
 
 #[cfg(target_os = "linux")]
