@@ -201,7 +201,7 @@ impl Values {
                 self.problems.push(Problem { place, message, hint: Some(foreign.way.to_owned()) });
             }
         } else {
-            let message = format!("unknown key `{name}`");
+            let message = format!("unknown key `{}`", word_of(name));
             self.problems.push(Problem { place, message, hint: nearest(&plain) });
         }
     }
@@ -311,6 +311,15 @@ impl Values {
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         self.scalar(key).flatten()
+    }
+}
+
+/// The part of an unknown key that may be a name: in `access_token:hf_x`, without a space, the value has become part of it.
+fn word_of(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-.[] ".contains(c);
+    match name.find(|c| !plain(c)) {
+        Some(end) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 

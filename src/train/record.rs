@@ -19,6 +19,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::hub::safetensors::Checkpoint;
 use crate::ops::isa;
+use crate::secret::scrub;
 use serde::Deserialize;
 use serde_json::Map;
 use serde_json::value::RawValue;
@@ -165,7 +166,7 @@ impl Recording {
             rows: rows(&run.data, &run.digest),
             seeds: Seeds { run: config.seed, data: config.data.seed },
             config: resolved(config, run).to_yaml(),
-            notes: config.notes.iter().chain(&run.notes).cloned().collect(),
+            notes: config.notes.iter().chain(&run.notes).map(|n| scrub(n)).collect(),
             result: run_manifest::Outcome {
                 steps: outcome.step,
                 tokens: outcome.tokens,

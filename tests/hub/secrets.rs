@@ -173,6 +173,8 @@ fn a_broken_config_shows_nothing() {
         format!("{whole}access_token:{CANARY}\n"),
         format!("{{access_token:{CANARY}}}"),
         format!("{{access_token:{CANARY}, checkpoint_dir: x}}"),
+        "{access_token:canary.odd/shape, checkpoint_dir: x}".into(),
+        "{access_token=canary.odd/shape, checkpoint_dir: x}".into(),
         format!("{whole}acces_token: {CANARY}\n"),
         format!("{whole}Access_Token: {CANARY}\n"),
         format!("{whole}access_token: [{CANARY}]\n"),
