@@ -1,9 +1,11 @@
 //! `manifest.json`: what a checkpoint consists of, with the SHA-256 of each file. It is written last; a checkpoint without it, or that
-//! differs from it in a byte, is none.
+//! differs from it in a byte, is none. That of a finished run tells of the run too ([`super::run_manifest`]).
 
 use super::atomic::io_problem;
+use super::run_manifest;
 use crate::error::{Problem, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,6 +23,10 @@ pub const MAX_BYTES: u64 = 16 << 20;
 struct Manifest {
     version: u32,
     files: BTreeMap<String, Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_sha256: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,7 +69,8 @@ pub fn write(dir: &Path) -> Result<()> {
         }
     }
     let path = dir.join(NAME);
-    let text = serde_json::to_string_pretty(&Manifest { version: 1, files });
+    let text =
+        serde_json::to_string_pretty(&Manifest { version: 1, files, run: None, run_sha256: None });
     let text = text.map_err(|e| Problem::in_file(&path, format!("cannot be written: {e}")))?;
     fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))
 }
@@ -83,6 +90,13 @@ pub fn verify(dir: &Path) -> Result<(), String> {
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
     if manifest.version != 1 {
         return Err(format!("its manifest has version {}, this vft knows 1", manifest.version));
+    }
+    if let Some(run) = &manifest.run {
+        let sums = manifest.run_sha256.as_deref().map_or("{}", RawValue::get);
+        let changed = run_manifest::changed(run.get(), sums);
+        if !changed.is_ok_and(|parts| parts.is_empty()) {
+            return Err("its manifest.json tells of the run other than was written".to_owned());
+        }
     }
     if manifest.files.len() > MOST {
         return Err(format!("its manifest names {} files", manifest.files.len()));

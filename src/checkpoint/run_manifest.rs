@@ -3,8 +3,7 @@
 //! One file, two readers. While a run is under way each checkpoint has a [`super::manifest`], which says what its own files are and
 //! is written with them. When the run has ended, that of the final adapter gets two members more: `run`, and in `run_sha256` the SHA-256 of each
 //! part of `run` (its JSON without white space between words). They come later because they tell of the end, of losses on rows that are validated after the
-//! adapter is safe; the file is replaced whole, and its member `files` stays as it was, so what verifies a checkpoint need not know of them. A second
-//! file would be one to lose: who copies the adapter copies this.
+//! adapter is safe; the file is replaced whole, and its member `files` stays as it was. A second file would be one to lose: who copies the adapter copies this.
 //!
 //! The sums tell of slips of the hand and of disks, not of an enemy, who could write sums of their own.
 
@@ -253,18 +252,15 @@ impl RunManifest {
             }
         }
         let mut problems = Vec::new();
-        for name in parts.keys().chain(sums.keys().filter(|k| !parts.contains_key(*k))) {
-            let found = parts.get(name).map(|p| hex(&Sha256::digest(compact(p.get()))));
-            if found.as_ref() != sums.get(name) {
-                let shown = |sum: Option<&String>| sum.cloned().unwrap_or_else(|| "nothing".into());
-                let message = format!(
-                    "`run.{}` was changed after it was written: its SHA-256 was {}, is {}",
-                    name.escape_default(),
-                    shown(sums.get(name)),
-                    shown(found.as_ref())
-                );
-                problems.push(Problem::in_file(path, message));
-            }
+        for part in changed(run.get(), sums.get()).map_err(|e| broken(path, &e))? {
+            let shown = |sum: Option<String>| sum.unwrap_or_else(|| "nothing".into());
+            let message = format!(
+                "`run.{}` was changed after it was written: its SHA-256 was {}, is {}",
+                part.name.escape_default(),
+                shown(part.was),
+                shown(part.is)
+            );
+            problems.push(Problem::in_file(path, message));
         }
         if let Some(last) = problems.pop() {
             let hint = "a manifest tells what was; to run another config, write its text to a file and give it to `vft finetune`";
@@ -279,7 +275,31 @@ impl RunManifest {
 struct Whole<'a> {
     #[serde(borrow)]
     run: Option<&'a RawValue>,
-    run_sha256: Option<BTreeMap<String, String>>,
+    #[serde(borrow)]
+    run_sha256: Option<&'a RawValue>,
+}
+
+/// A part of a run that is not what was written, with both sums.
+pub(super) struct Changed {
+    name: String,
+    was: Option<String>,
+    is: Option<String>,
+}
+
+/// Compares the parts of a run with their sums, both as JSON.
+pub(super) fn changed(run: &str, sums: &str) -> serde_json::Result<Vec<Changed>> {
+    let parts: BTreeMap<String, &RawValue> = serde_json::from_str(run)?;
+    let mut sums: BTreeMap<String, String> = serde_json::from_str(sums)?;
+    let mut changed = Vec::new();
+    for (name, part) in parts {
+        let (was, is) = (sums.remove(&name), hex(&Sha256::digest(compact(part.get()))));
+        if was.as_ref() != Some(&is) {
+            changed.push(Changed { name, was, is: Some(is) });
+        }
+    }
+    let gone = |(name, was)| Changed { name, was: Some(was), is: None };
+    changed.extend(sums.into_iter().map(gone));
+    Ok(changed)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -403,6 +423,19 @@ mod tests {
     #[test]
     fn the_checkpoint_still_verifies() {
         assert_eq!(super::super::manifest::verify(written().0.path()), Ok(()));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_run_is_no_whole_checkpoint() {
+        let (home, path) = written();
+        let bytes = fs::read(&path).unwrap();
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        for place in ["seed: 1", "\"run_sha256\"", "avx2"].iter().filter_map(|p| text.find(p)) {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            fs::write(&path, changed).unwrap();
+            assert!(super::super::manifest::verify(home.path()).is_err(), "byte {place}");
+        }
     }
 
     #[test]
