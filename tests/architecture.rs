@@ -9,7 +9,10 @@ const BELOW: &str = "what selftest may use";
 
 /// What each folder may use besides itself.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["train", "merge", "selftest", "checkpoint", "data", "config", "report", BELOW]),
+    (
+        "cli",
+        &["train", "merge", "selftest", "checkpoint", "data", "config", "report", "scratch", BELOW],
+    ),
     ("train", &["merge", "checkpoint", "data", "config", "report", BELOW]),
     // Reads adapters, writes whole models and runs them: above checkpoint, and a run may end with it.
     ("merge", &["config", "checkpoint", BELOW]),
@@ -22,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gpu", &["error"]),
     ("quant", &["error"]),
     ("hub", &["secret", "error"]),
-    ("data", &["config", "error"]),
+    ("data", &["config", "scratch", "error"]),
     ("config", &["secret", "error"]),
     ("report", &["error"]),
 ];

@@ -5,6 +5,7 @@
 //! `$VFT_CACHE`, else `$XDG_CACHE_HOME/vft`, else `~/.cache/vft`; it may be deleted at any time.
 
 use crate::error::{Problem, Result};
+use crate::scratch::Scratch;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,24 +46,23 @@ pub fn key(files: &[PathBuf], settings: &[&[u8]]) -> Result<String> {
 }
 
 /// A directory beside `place` to write into, which becomes `place` when it is whole.
-pub fn aside(place: &Path) -> Result<tempfile::TempDir> {
+///
+/// # Errors
+/// When it cannot be made.
+pub fn aside(place: &Path) -> Result<Scratch> {
     let parent = place.parent().unwrap_or(place);
     let failed = |e: std::io::Error| Problem::in_file(parent, format!("cannot be written: {e}"));
     fs::create_dir_all(parent).map_err(failed)?;
-    Ok(tempfile::Builder::new().prefix(".making-").tempdir_in(parent).map_err(failed)?)
+    Ok(Scratch::new(parent, ".making-").map_err(failed)?)
 }
 
 /// Gives the directory its name; another process may have been faster with the same content.
 ///
 /// # Errors
 /// When it cannot be renamed.
-pub fn settle(made: tempfile::TempDir, place: &Path) -> Result<()> {
-    match fs::rename(made.path(), place) {
-        Ok(()) => {
-            // It has moved: there is nothing left to remove.
-            let _ = made.keep();
-            Ok(())
-        }
+pub fn settle(made: Scratch, place: &Path) -> Result<()> {
+    match made.rename(place) {
+        Ok(()) => Ok(()),
         Err(_) if place.is_dir() => Ok(()),
         Err(e) => Err(Problem::in_file(place, format!("cannot be written: {e}")).into()),
     }
