@@ -79,7 +79,8 @@ keys! {
     "train.epochs", "integer", "5", "passes over the data";
     "train.max_tokens", "integer", "null", "tokens to train on; the last step may go beyond";
     "train.max_steps", "integer", "null", "optimizer steps at most";
-    "train.max_time", "number", "null", "seconds after which the run saves and ends, to be taken up again";
+    "train.max_time", "number", "null", "seconds after which the program saves and ends, to be taken up again; they count from its start";
+    "train.preemption", "aws | gcp | azure | file:PATH | null", "null", "where a notice appears that the machine is taken away, upon which the run saves and ends, to be taken up again: a cloud's metadata service, or a file that comes to be";
     "train.max_seq_length", "integer", "null", "longer rows are cut to this many tokens";
     "train.max_norm", "number", "null", "clip the gradient's global norm";
     "train.min_lr", "number", "0", "rate at the end of the schedule";

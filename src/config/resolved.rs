@@ -140,6 +140,7 @@ impl RunConfig {
             "train.lr_decay_fraction" => t.lr_decay_fraction.to_string(),
             "train.max_tokens" => or_null(t.max_tokens),
             "train.max_time" => or_null(t.max_time),
+            "train.preemption" => or_null(t.preemption.as_ref().map(|p| quote(&p.to_string()))),
             "train.save_total_limit" => or_null(t.save_total_limit),
             "train.save_best" => t.save_best.to_string(),
             "train.early_stopping_patience" => or_null(t.early_stopping_patience),

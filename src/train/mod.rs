@@ -11,6 +11,7 @@ pub mod loss_scale;
 pub mod objective;
 pub mod optimizer;
 pub mod plan;
+pub mod preemption;
 pub mod prepare;
 pub mod remote;
 pub mod resume;
