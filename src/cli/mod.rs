@@ -5,6 +5,7 @@ mod finetune;
 mod generate;
 mod merge;
 mod selftest;
+mod stop;
 
 use crate::error::UserError;
 use crate::report;
@@ -42,7 +43,8 @@ pub fn quiet_panics() {
     }));
 }
 
-/// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
+/// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 75 to be
+/// started again, 130 after a second signal.
 pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -65,6 +67,7 @@ pub fn main() -> i32 {
             Err(anyhow::anyhow!("internal fault, please report it: {text}"))
         })
     });
+    stop::done();
     match done {
         Ok(code) => code,
         Err(e) => {

@@ -11,7 +11,8 @@ use crate::report::metrics::JsonLines;
 use crate::report::progress::Progress;
 use crate::report::sink::Sinks;
 use anyhow::Result;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::debug;
 
 /// The evaluations of a run.
 pub struct Evaluation {
@@ -57,8 +58,10 @@ impl Evaluation {
         self.samples.settled()
     }
 
-    /// Validates over `most` micro-batches, or all; logs, samples, keeps the best. Losses over different rows are not compared: an
+    /// Validates over `most` micro-batches, or all; samples, logs, judges. Losses over different rows are not compared: an
     /// evaluation over all rows is judged only where those in between see all rows too, or where there was none.
+    ///
+    /// `None` when `stop` was set meanwhile: then nothing is logged or remembered, and a run that is taken up evaluates again.
     ///
     /// # Errors
     /// When the loss is not finite, the device fails or a file cannot be written.
@@ -73,11 +76,19 @@ impl Evaluation {
         sinks: &mut Sinks<'_>,
         progress: &Progress,
         stop: &AtomicBool,
-    ) -> Result<Verdict> {
+    ) -> Result<Option<Verdict>> {
         let size = config.train.micro_batch_size;
         let in_between = config.eval.max_iters;
+        debug!(step, "validates");
         let record = validate(run, rope, most.unwrap_or(usize::MAX), size, step, stop)?;
-        let Some(record) = record else { return Ok(Verdict::GoOn) };
+        let Some(record) = record else {
+            return Ok(Some(Verdict::GoOn).filter(|_| !stop.load(Ordering::Relaxed)));
+        };
+        debug!(step, "answers");
+        let answer = if step > 0 { sample(config, run, rope, step, stop)? } else { None };
+        if answer.is_none() && stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         sinks.eval(&record)?;
         progress.eval(&record);
         let comparable = most.is_some()
@@ -87,12 +98,10 @@ impl Evaluation {
         let verdict =
             if comparable && step > 0 { self.judge.see(record.val_loss) } else { Verdict::GoOn };
         self.evaluated = step;
-        if step > 0
-            && let Some(record) = sample(config, run, rope, step, stop)?
-        {
-            self.samples.write(&record)?;
-            progress.sample(&record);
+        if let Some(answer) = answer {
+            self.samples.write(&answer)?;
+            progress.sample(&answer);
         }
-        Ok(verdict)
+        Ok(Some(verdict))
     }
 }

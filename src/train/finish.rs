@@ -15,6 +15,7 @@ use anyhow::Result;
 use serde_json::Map;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use tracing::debug;
 
 /// Name of the curve beside the card.
 const CURVE: &str = "curve.svg";
@@ -46,6 +47,7 @@ pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeR
         }
         _ => BaseWeights::Original,
     };
+    debug!("merges");
     run.cx.install(|| {
         merge(&MergeAsk {
             base: &run.model,

@@ -15,6 +15,7 @@ use crate::hub::remote::is_repo_id;
 use crate::model::spec::DecoderSpec;
 use serde_json::Map;
 use std::path::{Path, PathBuf};
+use tracing::debug;
 
 /// All rows of a run, encoded.
 pub struct Sources {
@@ -85,6 +86,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
                 .into(),
         );
     }
+    debug!(sets = asks.len(), "reads rows");
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     tokenizer.forget_words();
     notes.dedup();
