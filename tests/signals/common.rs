@@ -81,6 +81,11 @@ impl Watched {
         self.seen.iter().any(|(_, line)| line.contains(text))
     }
 
+    /// Whether a line came before a moment.
+    pub(crate) fn had(&self, text: &str, moment: Instant) -> bool {
+        self.seen.iter().any(|(when, line)| *when < moment && line.contains(text))
+    }
+
     pub(crate) fn text(&self) -> String {
         self.seen.iter().map(|(_, line)| format!("{line}\n")).collect()
     }

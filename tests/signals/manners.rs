@@ -19,7 +19,9 @@ fn a_second_signal_ends_at_once() {
     std::fs::create_dir(home.path().join("out")).unwrap();
     Command::new("mkfifo").arg(home.path().join("out/metrics.jsonl")).status().unwrap();
     let mut run = Watched::start(smoke(home.path(), &["--resume", "auto"]));
-    run.until("first sample").unwrap();
+    run.until("answers step=0").unwrap();
+    // Now the loss goes into the pipe.
+    std::thread::sleep(Duration::from_millis(500));
     run.signal("-TERM");
     std::thread::sleep(Duration::from_millis(800));
     assert!(run.is_running(), "{}", run.text());
