@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
     if let Some(asked) = &config.train.preemption {
         let notice = |text| stop.wish(Why::Notice(text));
-        preemption::watch(Source::from_env(asked), |line| report::print_note(line), notice)?;
+        preemption::watch(Source::from_env(asked), report::print_note, notice)?;
     }
     let claim = out_dir::claim(&config.out_dir, &config.inputs(), config.resume != Resume::No)?;
     stop.gives_up(claim.clone());

@@ -6,7 +6,8 @@
 //! steps, evaluations, answers and merges look at. A second signal ends the process at once, in its handler.
 
 use crate::checkpoint::out_dir::Claim;
-use crate::{report, scratch};
+use crate::report;
+use crate::scratch;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag::register_conditional_shutdown;
@@ -88,13 +89,13 @@ pub(super) fn listen() -> Result<&'static Stop> {
     let mut signals = Signals::new(all).with_context(listening)?;
     let listen = move || {
         for _ in signals.forever() {
-            let at_once = at_once.clone();
+            let armed = at_once.clone();
             let arm = move || {
                 std::thread::sleep(ONE_WISH);
-                at_once.store(true, Ordering::SeqCst);
+                armed.store(true, Ordering::SeqCst);
             };
             if std::thread::Builder::new().spawn(arm).is_err() {
-                // Then the next signal is a second one even if it comes at once.
+                at_once.store(true, Ordering::SeqCst);
             }
             STOP.wish(Why::Signal);
         }

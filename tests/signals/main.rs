@@ -5,6 +5,7 @@
 //! alone: `VFT_SIGNALS=100 cargo test --test signals phases -- --test-threads=1 --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![expect(clippy::print_stdout, reason = "the figures of the long form")]
 
 mod common;
 mod manners;
