@@ -388,9 +388,15 @@ fn merging_by_itself() {
 #[test]
 fn an_early_end_stays_an_end() {
     let home = tempfile::tempdir().unwrap();
+    let rows = std::fs::read_to_string(format!("{ROOT}/configs/smoke/data.jsonl")).unwrap();
+    let file = home.path().join("rows.jsonl");
+    // The validation after the last step takes a while, those before see one micro-batch.
+    std::fs::write(&file, rows.repeat(15)).unwrap();
     let mut args = strings(RUN);
     let more = ["--train.early_stopping_patience", "1", "--optimizer.lr", "1e-9"];
     args.extend(strings(&more));
+    args.extend(strings(&["--data.path", &file.to_string_lossy()]));
+    args.extend(strings(&["--data.val_split_fraction", "0.95"]));
     args.extend(strings(&["--train.max_steps", "30", "--eval.max_iters", "1"]));
     let phase = Phase { name: "", begins: "", ends: "", args, env: Vec::new() };
     let mut run = phase.start(home.path(), "false");
