@@ -1,4 +1,4 @@
-//! With the feature `cuda`: compiles `src/kernels` to one image for every supported card.
+//! Tells the binary what it was built from; with the feature `cuda`: compiles `src/kernels` to one image for every supported card.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,10 @@ const TARGETS: [&str; 5] = [
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/kernels");
+    origin();
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        // Whether sources differ from their commit is looked up again when one changes; not where that would compile kernels again.
+        println!("cargo:rerun-if-changed=src");
         return;
     }
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
@@ -39,6 +42,45 @@ fn main() {
             nvcc.display()
         )),
     }
+}
+
+/// The commit and whether files differ from it, the compiler, the target: what manifests of runs name. Empty where it is not known.
+fn origin() {
+    let env = |name: &str| std::env::var(name).unwrap_or_default();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let root = env("CARGO_MANIFEST_DIR");
+    let real = |path: &str| Path::new(path).canonicalize().ok();
+    // A copy of the sources inside of another project's repository is not that repository's commit.
+    let top = run("git", &["rev-parse", "--show-toplevel"]).filter(|top| real(top) == real(&root));
+    let (commit, modified) = match top {
+        Some(_) => {
+            for name in ["HEAD", "logs/HEAD"] {
+                let path = run("git", &["rev-parse", "--git-path", name]).unwrap_or_default();
+                if Path::new(&path).exists() {
+                    println!("cargo:rerun-if-changed={path}");
+                }
+            }
+            let status = run("git", &["status", "--porcelain", "--untracked-files=no"]);
+            let modified = status.map(|s| if s.is_empty() { "false" } else { "true" });
+            (run("git", &["rev-parse", "HEAD"]), modified)
+        }
+        // What `cargo package` notes.
+        None => {
+            let noted = std::fs::read_to_string(".cargo_vcs_info.json").unwrap_or_default();
+            let sha = noted.split("\"sha1\": \"").nth(1).and_then(|s| s.split('"').next());
+            let dirty = noted.contains("\"dirty\": true");
+            (sha.map(str::to_owned), sha.map(|_| if dirty { "true" } else { "false" }))
+        }
+    };
+    let rustc = run(&env("RUSTC"), &["--version"]).unwrap_or_default();
+    println!("cargo:rustc-env=VFT_COMMIT={}", commit.unwrap_or_default());
+    println!("cargo:rustc-env=VFT_MODIFIED={}", modified.unwrap_or_default());
+    println!("cargo:rustc-env=VFT_RUSTC={rustc}");
+    println!("cargo:rustc-env=VFT_TARGET={}", env("TARGET"));
 }
 
 /// `NVCC`, else the toolkit named by `CUDA_HOME` or `CUDA_PATH`, else the usual place, else PATH.

@@ -5,12 +5,16 @@
 # now and at the next start of the script; one that is finished says so at once. A run that fails stops no other. One JSON line a run on
 # standard output, the run's own words in <config>.log beside it.
 #
+# A run that ends because this machine is taken away (train.preemption) is not taken up here again, and no further run is started: the next
+# machine does that.
+#
 #   VFT   the program (vft)          TRIES   how often a run is taken up at most (20)
 #
 # A signal to the script goes to the run at work, and no further run is started. Exit code: 0 if all are done, 75 if one is to be taken
 # up again, 2 if one failed.
 set -uo pipefail
 vft="${VFT:-vft}" tries="${TRIES:-20}" child='' stopped='' worst=0
+# shellcheck disable=SC2329  # the trap calls it
 forward() {
   stopped=1
   [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
@@ -23,10 +27,16 @@ quote() {
   printf '"%s"' "${text//\"/\\\"}"
 }
 
+# Whether the run said, after so many bytes of its log, that the machine is taken away.
+preempted() {
+  tail -c "+$(($2 + 1))" < "$1" | grep -q '^preempted ('
+}
+
 for config in "$@"; do
   start=$SECONDS code=75 tried=0
   while [ "$code" = 75 ] && [ "$tried" -lt "$tries" ] && [ -z "$stopped" ]; do
-    tried=$((tried + 1))
+    tried=$((tried + 1)) before=0
+    [ -f "$config.log" ] && before=$(wc -c < "$config.log")
     "$vft" finetune --config "$config" --resume auto >> "$config.log" 2>&1 &
     child=$!
     wait "$child"
@@ -37,9 +47,10 @@ for config in "$@"; do
       code=$?
     done
     child=''
+    if [ "$code" = 75 ] && preempted "$config.log" "$before"; then stopped=1; fi
   done
   case $code in
-    0) state=done ;;
+    0) state='done' ;;
     75) state=unfinished ;;
     *) state=failed ;;
   esac

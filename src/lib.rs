@@ -24,6 +24,7 @@ pub mod ops;
 pub mod optim;
 pub mod quant;
 pub mod report;
+pub mod scratch;
 pub mod secret;
 pub mod selftest;
 pub mod train;

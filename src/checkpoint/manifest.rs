@@ -1,10 +1,12 @@
 //! `manifest.json`: what a checkpoint consists of, with the SHA-256 of each file. It is written last; a checkpoint without it, or that
-//! differs from it in a byte, is none.
+//! differs from it in a byte, is none. That of a finished run tells of the run too ([`super::run_manifest`]).
 
 use super::atomic::io_problem;
 use super::disk::Disk;
+use super::run_manifest;
 use crate::error::{Problem, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,13 +17,17 @@ use std::path::Path;
 pub const NAME: &str = "manifest.json";
 /// Files that a manifest may name.
 const MOST: usize = 1000;
-/// Bytes that a manifest may have.
-const MAX_BYTES: u64 = 1 << 20;
+/// Bytes that a manifest may have; that of a final adapter names all files of the run ([`super::run_manifest`]).
+pub const MAX_BYTES: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     version: u32,
     files: BTreeMap<String, Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_sha256: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,7 +70,8 @@ pub fn write(disk: &dyn Disk, dir: &Path) -> Result<()> {
         }
     }
     let path = dir.join(NAME);
-    let text = serde_json::to_string_pretty(&Manifest { version: 1, files });
+    let text =
+        serde_json::to_string_pretty(&Manifest { version: 1, files, run: None, run_sha256: None });
     let text = text.map_err(|e| Problem::in_file(&path, format!("cannot be written: {e}")))?;
     disk.write(&path, (text + "\n").as_bytes()).map_err(|e| io_problem(&path, &e))
 }
@@ -92,6 +99,13 @@ pub fn verified(dir: &Path) -> Result<BTreeSet<String>, String> {
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
     if manifest.version != 1 {
         return Err(format!("its manifest has version {}, this vft knows 1", manifest.version));
+    }
+    if let Some(run) = &manifest.run {
+        let sums = manifest.run_sha256.as_deref().map_or("{}", RawValue::get);
+        let changed = run_manifest::changed(run.get(), sums);
+        if !changed.is_ok_and(|parts| parts.is_empty()) {
+            return Err("its manifest.json tells of the run other than was written".to_owned());
+        }
     }
     if manifest.files.len() > MOST {
         return Err(format!("its manifest names {} files", manifest.files.len()));

@@ -8,4 +8,5 @@ pub mod out_dir;
 pub mod parts;
 pub mod peft;
 pub mod room;
+pub mod run_manifest;
 pub mod run_state;

@@ -32,8 +32,8 @@ pub struct Parts<'a> {
     pub paths: &'a [String],
     /// All modules that could be adapted.
     pub modules: &'a [String],
-    /// What PEFT is told of the base.
-    pub base: peft::Base<'a>,
+    /// What PEFT is told of the base: its directory or its id.
+    pub base: &'a peft::Base<'a>,
     /// The directory with the tokenizer's files.
     pub tokenizer: &'a Path,
     /// The config as YAML.

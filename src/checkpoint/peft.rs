@@ -16,19 +16,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-/// The tensors' file.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
-/// The file that says what they are.
-pub(super) const CONFIG: &str = "adapter_config.json";
-
 /// The model that an adapter was trained on.
-#[derive(Clone, Copy)]
 pub struct Base<'a> {
     /// Its directory, or its id on the Hub.
     pub name: &'a str,
     /// The branch, tag or commit that was asked for.
     pub revision: Option<&'a str>,
 }
+/// The tensors' file.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+/// The file that says what they are.
+pub(super) const CONFIG: &str = "adapter_config.json";
 
 /// Writes the adapter in `arena` into the directory `dir`; `paths` are the adapted modules, `modules` all that could be.
 ///
@@ -41,7 +39,7 @@ pub fn write(
     lora: &LoraConfig,
     paths: &[String],
     modules: &[String],
-    base: Base<'_>,
+    base: &Base<'_>,
 ) -> anyhow::Result<()> {
     let mut tensors = Vec::new();
     for slice in arena.slices() {
@@ -61,7 +59,7 @@ pub fn write(
 }
 
 /// `adapter_config.json` with the fields that PEFT writes.
-fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: Base<'_>) -> Value {
+fn config_json(lora: &LoraConfig, paths: &[String], modules: &[String], base: &Base<'_>) -> Value {
     let alpha =
         if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     json!({
@@ -128,6 +126,12 @@ pub fn read(dir: &Path) -> Result<AdapterFile> {
         .map_err(|e| Problem::at(&path, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
     let lora = lora_config(&path, &json)?;
     let file = dir.join(WEIGHTS);
+    if !file.exists() && dir.join("adapter_model.bin").exists() {
+        let message =
+            "has pickled weights only (adapter_model.bin), which can run code when they are read";
+        let hint = "save it once with PEFT: `model.save_pretrained(DIR, safe_serialization=True)`";
+        return Err(Problem::in_file(dir, message).hint(hint).into());
+    }
     let tensors = read_tensors(&file, lora.r)?;
     if tensors.is_empty() {
         return Err(Problem::in_file(&file, "holds no adapter tensors").into());
@@ -252,7 +256,8 @@ mod tests {
         arena.push(b, [3, 1], &[3.0, 4.0, 5.0]);
         let paths = strings(&["x"]);
         let base = Base { name: "/base", revision: None };
-        write(&super::super::disk::Real, home.path(), &arena, &lora, &paths, &paths, base).unwrap();
+        write(&super::super::disk::Real, home.path(), &arena, &lora, &paths, &paths, &base)
+            .unwrap();
         let back = read(home.path()).unwrap();
         assert_eq!(back.tensors["x"], (vec![1.0, 2.0], vec![3.0, 4.0, 5.0]));
         assert_eq!(back.lora, lora);

@@ -1,6 +1,7 @@
 //! `vft data`: a config's rows as a run would see them.
 
 use super::finetune::{self, Split, split};
+use super::stop;
 use crate::config::RunConfig;
 use crate::data::dataset::{DataSet, Origin};
 use crate::data::preview::{self, Marks, harmless};
@@ -55,6 +56,7 @@ pub(super) fn run(verb: &Verb) -> Result<i32> {
 }
 
 fn show(args: &Preview) -> Result<i32> {
+    stop::listen()?;
     let (shown, Split { config, overrides, print, threads }) = arguments(args)?;
     let mut config = RunConfig::load(config.as_deref(), &overrides)?;
     if print {

@@ -1,31 +1,24 @@
 //! `vft finetune`: config and overrides to a trained adapter.
 
-use crate::checkpoint::out_dir::{self, Claim};
+use super::stop::{self, Stop, UNFINISHED, Why};
+use crate::checkpoint::out_dir;
 use crate::config::{Resume, RunConfig, keys};
 use crate::data::preview::{self, Marks};
 use crate::error::{Problem, UserError};
 use crate::report;
 use crate::report::memory::peak_bytes;
+use crate::secret::is_secret;
 use crate::train::device;
 use crate::train::finish;
 use crate::train::fit::{Ending, Outcome, fit, step_name};
+use crate::train::preemption::{self, Source};
 use crate::train::prepare::{Run, prepare};
+use crate::train::record::Recording;
 use crate::train::resume::{self, Plan};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-/// Exit code of a run that ended before its steps did, to be taken up again: BSD's EX_TEMPFAIL.
-const UNFINISHED: i32 = 75;
-
-/// Exit code after a second signal: the shell's 128 + SIGINT.
-const KILLED: i32 = 130;
-
-/// Signals within this time are one.
-const ONE_WISH: Duration = Duration::from_secs(1);
+use std::sync::atomic::Ordering;
 
 /// Characters of the sample that is shown at start.
 const SAMPLE: usize = 600;
@@ -52,16 +45,22 @@ pub(super) fn after_help() -> String {
 }
 
 pub(super) fn run(args: &Args) -> Result<i32> {
+    let stop = stop::listen()?;
     let Split { config: config_file, overrides, print, threads } = split(args)?;
     let config = RunConfig::load(config_file.as_deref(), &overrides)?;
     if print {
         report::print_out(&config.to_yaml());
         return Ok(0);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let prepared = Arc::new(AtomicBool::new(false));
+    if let Some(seconds) = config.train.max_time {
+        stop.after(seconds)?;
+    }
+    if let Some(asked) = &config.train.preemption {
+        let notice = |text| stop.wish(Why::Notice(text));
+        preemption::watch(Source::from_env(asked), report::print_note, notice)?;
+    }
     let claim = out_dir::claim(&config.out_dir, &config.inputs(), config.resume != Resume::No)?;
-    listen(stop.clone(), prepared.clone(), claim.clone())?;
+    stop.gives_up(claim.clone());
     let start = match resume::plan(&config).inspect_err(|_| claim.give_up())? {
         Plan::Fresh => None,
         Plan::From(start) => Some(*start),
@@ -76,23 +75,30 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         }
     };
     let mut run = prepare(&config, threads, start).inspect_err(|_| claim.give_up())?;
-    prepared.store(true, Ordering::Relaxed);
+    stop.hold();
     for line in summary(&config, &run) {
         report::print_note(line);
     }
     report::print_note(first_sample(&run)?);
-    let outcome = fit(&config, &mut run, &stop)?;
+    let recording = Recording::start(&config, &run)?;
+    let outcome = fit(&config, &mut run, stop.flag())?;
     let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());
     if let Some(note) = run.plan.overrun(used) {
         report::print_note(format_args!("note: {note}"));
     }
-    let code = end(&config, &run, &outcome, &stop)?;
+    let code = end(&config, &run, &outcome, recording, stop)?;
     claim.release();
     Ok(code)
 }
 
 /// What is told, written and returned after the loop.
-fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> Result<i32> {
+fn end(
+    config: &RunConfig,
+    run: &Run,
+    outcome: &Outcome,
+    recording: Recording,
+    stop: &Stop,
+) -> Result<i32> {
     let (step, last) = (outcome.step, config.out_dir.join("final"));
     let checkpoint = config.out_dir.join(step_name(step));
     let kept = if step > 0 {
@@ -100,24 +106,31 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
     } else {
         String::new()
     };
+    let why = || stop.why().map_or_else(String::new, ToString::to_string);
     match outcome.ending {
         Ending::Interrupted => {
-            report::print_note(format_args!("stopped by a signal after step {step}{kept}"));
+            report::print_note(format_args!("{} after step {step}{kept}", why()));
             return Ok(UNFINISHED);
         }
-        Ending::TimeUp => {
-            report::print_note(format_args!("train.max_time is over after step {step}{kept}"));
+        Ending::Unvalidated => {
+            let last = last.display();
+            report::print_note(format_args!(
+                "{} in the last validation; adapter saved in {last}",
+                why()
+            ));
             return Ok(UNFINISHED);
         }
-        Ending::Finished | Ending::Early | Ending::Unvalidated => {}
+        Ending::Finished | Ending::Early => {}
     }
-    finish::describe(config, run, outcome)?;
-    if outcome.ending == Ending::Unvalidated {
-        report::print_note(format_args!(
-            "stopped by a signal in the last validation; adapter saved in {}",
-            last.display()
-        ));
-        return Ok(UNFINISHED);
+    // The adapter is safe: what describes it is given up where it cannot be written. The card comes last, as the mark of a whole end.
+    if recording.is_busy() {
+        report::print_note("hashing what the run has read, for its manifest");
+    }
+    let recorded = recording.finish(config, run, outcome);
+    let mut notes = recorded.unwrap_or_else(|e| vec![format!("no manifest of the run: {e}")]);
+    notes.extend(finish::describe(config, run, outcome));
+    for note in notes {
+        report::print_note(format_args!("note: {note}"));
     }
     if outcome.ending == Ending::Early {
         report::print_note(format_args!(
@@ -133,7 +146,13 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
         ));
     }
     if config.save_merged {
-        let report = finish::merged(config, run, stop)?;
+        let report = match finish::merged(config, run, stop.flag()) {
+            Err(_) if stop.flag().load(Ordering::Relaxed) => {
+                report::print_note(format_args!("{} before the merged model was whole", why()));
+                return Ok(UNFINISHED);
+            }
+            merged => merged?,
+        };
         for note in &report.notes {
             report::print_note(format_args!("note: {note}"));
         }
@@ -141,24 +160,6 @@ fn end(config: &RunConfig, run: &Run, outcome: &Outcome, stop: &AtomicBool) -> R
         report::print_note(format_args!("merged model saved in {}", dir.display()));
     }
     Ok(0)
-}
-
-/// The first signal ends a run after the micro-batch at hand; while nothing is trained yet, or at the second, it ends at once.
-fn listen(stop: Arc<AtomicBool>, prepared: Arc<AtomicBool>, claim: Claim) -> Result<()> {
-    let first = OnceLock::new();
-    ctrlc::set_handler(move || {
-        let before = !prepared.load(Ordering::Relaxed);
-        if before {
-            claim.give_up();
-        }
-        // Some senders signal a process and then its group: that is one wish, not two.
-        let again = first.get_or_init(Instant::now).elapsed() > ONE_WISH;
-        let at_once = stop.swap(true, Ordering::Relaxed) && again;
-        if before || at_once {
-            std::process::exit(if at_once { KILLED } else { UNFINISHED });
-        }
-    })
-    .context("cannot listen to signals")
 }
 
 /// The command's own flags, wherever they stand among the keys.
@@ -171,6 +172,7 @@ pub(super) struct Split {
 
 /// clap gives everything after the first key as it is: the command's own flags may stand there too.
 pub(super) fn split(args: &Args) -> Result<Split, UserError> {
+    refuse_secrets(&args.overrides)?;
     let mut split = Split {
         config: args.config.clone(),
         overrides: Vec::new(),
@@ -220,6 +222,31 @@ pub(super) fn split(args: &Args) -> Result<Split, UserError> {
         }
     }
     Ok(split)
+}
+
+/// Arguments can be read by everyone on the machine while a run lasts, and stay in the shell's history: no secret may stand there.
+fn refuse_secrets(arguments: &[String]) -> Result<(), UserError> {
+    let hint =
+        "set HF_TOKEN in the environment, or write the token or the address into the config file";
+    let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
+    for (argument, next) in arguments.iter().zip(next) {
+        let (flag, value) = argument.split_once('=').unwrap_or((argument, next));
+        let of_token = flag.starts_with("--") && flag.ends_with("access_token");
+        // A block in YAML's flow style may hold the key too.
+        let in_block = argument.contains(['{', '[']) && argument.contains("access_token");
+        let message = if of_token && value != "null" {
+            format!(
+                "`{flag}` is not taken from the command line, which everyone on this machine can read"
+            )
+        } else if in_block || is_secret(argument) {
+            let what = "an argument holds a token or the key of an address";
+            format!("{what}, and everyone on this machine can read the command line")
+        } else {
+            continue;
+        };
+        return Err(Problem::new(message).hint(hint).into());
+    }
+    Ok(())
 }
 
 fn summary(config: &RunConfig, run: &Run) -> Vec<String> {

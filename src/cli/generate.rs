@@ -1,5 +1,6 @@
 //! `vft generate`: a model, an adapter if given, a prompt, an answer.
 
+use super::stop;
 use crate::checkpoint::peft;
 use crate::config::{Device, Precision, Quantize};
 use crate::data::row::{Role, Turn};
@@ -15,6 +16,7 @@ use crate::train::prepare::in_file;
 use crate::train::remote::Remote;
 use anyhow::Result;
 use std::path::PathBuf;
+use tracing::debug;
 
 /// Arguments of `vft generate`.
 #[derive(clap::Args)]
@@ -67,6 +69,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<i32> {
+    // Nothing has to be saved: a signal ends it at once.
+    stop::listen()?;
     let problem = |message: String| UserError::from(Problem::new(message));
     let base = Remote::new(None).model(&args.base, args.revision.as_deref())?;
     let positive = |name: &str, x: f32, ok: bool| {
@@ -122,6 +126,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         seed: args.seed,
     };
     let mut sampler = Sampler::new(sampling, &ids);
+    debug!(prompt = ids.len(), "answers");
     let answer = cx.install(|| -> Result<Answer> {
         let rope = &decoder.rope_table(&cx, ids.len() + room)?;
         let generator = Generator { cx: &cx, decoder: &decoder, arena: &arena, rope };

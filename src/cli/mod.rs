@@ -4,10 +4,13 @@ mod data;
 mod finetune;
 mod generate;
 mod merge;
+mod reproduce;
 mod selftest;
+mod stop;
 
 use crate::error::{UserError, is_disk_full};
 use crate::report;
+use crate::secret;
 use clap::{Parser, Subcommand};
 
 /// Finetune language models with LoRA and QLoRA.
@@ -30,6 +33,8 @@ enum Verb {
     Generate(generate::Args),
     /// Fold an adapter into full weights.
     Merge(merge::Args),
+    /// Make a run again from its manifest, and compare.
+    Reproduce(reproduce::Args),
     /// Check that a device computes what it should, and how fast.
     Selftest(selftest::Args),
 }
@@ -41,12 +46,14 @@ pub fn quiet_panics() {
     }));
 }
 
-/// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 130 interrupted.
+/// Runs the command line and returns the exit code: 0 done, 1 internal fault, 2 for the user to mend, 74 disk, 75 to be
+/// started again, 130 after a second signal.
 pub fn main() -> i32 {
+    secret::remember_environment();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            report::print_note(e.render());
+            report::print_note(secret::scrub(&e.render().to_string()));
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
@@ -55,6 +62,7 @@ pub fn main() -> i32 {
         Verb::Data(verb) => data::run(&verb),
         Verb::Generate(args) => generate::run(&args),
         Verb::Merge(args) => merge::run(&args),
+        Verb::Reproduce(args) => reproduce::run(&args),
         Verb::Selftest(args) => selftest::run(&args),
     };
     let done = report::log::start().map_err(Into::into).and_then(|()| {
@@ -64,6 +72,7 @@ pub fn main() -> i32 {
             Err(anyhow::anyhow!("internal fault, please report it: {text}"))
         })
     });
+    stop::done();
     match done {
         Ok(code) => code,
         Err(e) => {

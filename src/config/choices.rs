@@ -203,6 +203,43 @@ impl fmt::Display for Resume {
     }
 }
 
+/// Where notices appear that the machine is taken away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preemption {
+    /// At the metadata service of AWS.
+    Aws,
+    /// At that of Google Compute Engine.
+    Gcp,
+    /// At that of Azure.
+    Azure,
+    /// In the file system: a file that comes to be.
+    File(PathBuf),
+}
+
+impl FromStr for Preemption {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("file:")) {
+            ("aws", _) => Ok(Self::Aws),
+            ("gcp", _) => Ok(Self::Gcp),
+            ("azure", _) => Ok(Self::Azure),
+            (_, Some(path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(none_of(text, &["aws", "gcp", "azure", "file:PATH"])),
+        }
+    }
+}
+
+impl fmt::Display for Preemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aws => f.write_str("aws"),
+            Self::Gcp => f.write_str("gcp"),
+            Self::Azure => f.write_str("azure"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
 /// Where a run computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {

@@ -23,7 +23,7 @@ macro_rules! keys {
 keys! {
     "checkpoint_dir", "path | Hub id", "(required)", "Hugging Face model directory to start from, or a model on the Hub such as HuggingFaceTB/SmolLM2-135M";
     "revision", "text", "null", "branch, tag or commit of a model on the Hub; null: main";
-    "access_token", "text", "null", "token for gated and private repositories; null: $HF_TOKEN. It is never written or shown";
+    "access_token", "text", "null", "token for gated and private repositories; null: $HF_TOKEN. It is never written or shown, and not taken from the command line";
     "out_dir", "path", "out/finetune/lora", "where the run writes";
     "resume", "false | auto | path", "false", "go on from the newest good checkpoint in out_dir, if there is one (auto), or from a checkpoint";
     "device", "auto | cpu | cuda | cuda:N", "auto", "where to compute; auto takes a CUDA device if there is one";
@@ -53,7 +53,7 @@ keys! {
     "data.init_args.subset", "text", "null", "configuration of a data set that has several, such as a language";
     "data.init_args.split", "text", "null", "training split, such as train, train_sft or train[:10%]";
     "data.init_args.val_split", "text", "null", "validation split";
-    "data.init_args.access_token", "text", "null", "token for the data set's repository; null: `access_token`. It is never written or shown";
+    "data.init_args.access_token", "text", "null", "token for the data set's repository; null: `access_token`. It is never written or shown, and not taken from the command line";
     "data.init_args.val_split_fraction", "number", "0.05", "share of rows held out for validation where the data has no validation split; null: the class's own";
     "data.init_args.columns", "map", "null", "where each part of a row is found: {instruction: title, output: text}";
     "data.init_args.prompt_style", "style", "null", "how a prompt becomes text: chat_template, or a style of docs/prompt-styles.md; null: the tokenizer's chat template, else the class's style";
@@ -79,7 +79,8 @@ keys! {
     "train.epochs", "integer", "5", "passes over the data";
     "train.max_tokens", "integer", "null", "tokens to train on; the last step may go beyond";
     "train.max_steps", "integer", "null", "optimizer steps at most";
-    "train.max_time", "number", "null", "seconds after which the run saves and ends, to be taken up again";
+    "train.max_time", "number", "null", "seconds after which the program saves and ends, to be taken up again; they count from its start";
+    "train.preemption", "aws | gcp | azure | file:PATH | null", "null", "where a notice appears that the machine is taken away, upon which the run saves and ends, to be taken up again: a cloud's metadata service, or a file that comes to be";
     "train.max_seq_length", "integer", "null", "longer rows are cut to this many tokens";
     "train.max_norm", "number", "null", "clip the gradient's global norm";
     "train.min_lr", "number", "0", "rate at the end of the schedule";

@@ -41,8 +41,16 @@ impl RunConfig {
         Ok(config)
     }
 
+    /// Reads a config from its text, as [`RunConfig::to_yaml`] writes it; `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`RunConfig::load`].
+    pub fn from_yaml(path: &Path, text: &str) -> Result<Self> {
+        reader::run_config(Values::file(path, &yaml::parse(path, text)?))
+    }
+
     /// Paths that are read: relative to the working directory, else to the config file.
-    fn input_paths(&mut self) -> Vec<&mut PathBuf> {
+    pub fn input_paths(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = vec![&mut self.checkpoint_dir];
         paths.extend(self.adapter_path.as_mut());
         if let Resume::From(path) = &mut self.resume {

@@ -1,9 +1,11 @@
-//! The resolved config as YAML: every key with the value that the run uses, readable by [`RunConfig::load`] again.
+//! The resolved config as YAML: every key with the value that the run uses, readable by [`RunConfig::load`] again. Tokens are left out, and
+//! addresses have neither users nor keys in them: what they led to is kept in a file, which is not fetched again.
 
 use super::choices::*;
 use super::keys::KEYS;
 use super::run_config::*;
 use super::yaml::{Node, Value};
+use crate::secret::public_url;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,7 +37,12 @@ fn or_null<T: ToString>(value: Option<T>) -> String {
 }
 
 fn path(path: &Path) -> String {
-    quote(&path.to_string_lossy())
+    url(&path.to_string_lossy())
+}
+
+/// An address, or what may be one.
+fn url(text: &str) -> String {
+    quote(&public_url(text))
 }
 
 /// The value of a set's key; `None` where it is another's or stands for nothing.
@@ -51,11 +58,11 @@ fn set_value(set: &SetSection, key: &str) -> Option<String> {
         "download_dir" if set.path.is_some() => None,
         "download_dir" => Some(path(&set.download_dir)),
         "file_name" => text(&set.file_name),
-        "file_url" => text(&set.file_url),
-        "url" => text(&set.url),
+        "file_url" => set.file_url.as_deref().map(url),
+        "url" => set.url.as_deref().map(url),
         "subsets" if set.subsets.is_empty() => None,
         "subsets" => Some(format!("[{}]", set.subsets.join(", "))),
-        "repo_id" => text(&set.repo_id),
+        "repo_id" => set.repo_id.as_deref().map(url),
         "revision" => text(&set.revision),
         "subset" => text(&set.subset),
         "split" => text(&set.split),
@@ -141,6 +148,7 @@ impl RunConfig {
             "train.lr_decay_fraction" => t.lr_decay_fraction.to_string(),
             "train.max_tokens" => or_null(t.max_tokens),
             "train.max_time" => or_null(t.max_time),
+            "train.preemption" => or_null(t.preemption.as_ref().map(|p| quote(&p.to_string()))),
             "train.save_total_limit" => or_null(t.save_total_limit),
             "train.save_best" => t.save_best.to_string(),
             "train.early_stopping_patience" => or_null(t.early_stopping_patience),

@@ -87,6 +87,7 @@ pub struct TrainSection {
     pub max_tokens: Option<usize>,
     pub max_steps: Option<usize>,
     pub max_time: Option<f64>,
+    pub preemption: Option<Preemption>,
     pub max_seq_length: Option<usize>,
     pub max_norm: Option<f64>,
     pub min_lr: f64,

@@ -13,7 +13,8 @@ use std::str::FromStr;
 pub(super) const MIX: &str = "data.init_args.dataset_mix";
 
 /// Keys of `data.init_args` that belong to all sets of a mix together.
-const OF_THE_WHOLE: &[&str] = &["dataset_mix", "on_bad_row", "ignore_index", "num_workers", "seed"];
+const OF_THE_WHOLE: &[&str] =
+    &["dataset_mix", "on_bad_row", "ignore_index", "num_workers", "seed", "access_token"];
 
 /// The name of a key in the table: that of `data.init_args` for an item of a mix.
 pub(super) fn plain(name: &str) -> String {
@@ -192,7 +193,7 @@ impl Values {
                 self.problems.push(Problem { place, message, hint: Some(foreign.way.to_owned()) });
             }
         } else {
-            let message = format!("unknown key `{name}`");
+            let message = format!("unknown key `{}`", word_of(name));
             self.problems.push(Problem { place, message, hint: nearest(&plain) });
         }
     }
@@ -324,6 +325,15 @@ impl Values {
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         self.scalar(key).flatten()
+    }
+}
+
+/// The part of an unknown key that may be a name: in `access_token:hf_x`, without a space, the value has become part of it.
+fn word_of(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-.[] ".contains(c);
+    match name.find(|c| !plain(c)) {
+        Some(end) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct HfConfig {
     pub path: PathBuf,
     /// First entry of `architectures`.
     pub architecture: String,
+    /// Whether the repository brings Python code for its model (`auto_map`); it is never run.
+    pub has_code: bool,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -158,6 +160,7 @@ impl HfConfig {
         Ok(Self {
             path: path.to_path_buf(),
             architecture,
+            has_code: json.get("auto_map").is_some_and(|v| !v.is_null()),
             vocab_size: r.size("vocab_size")?,
             hidden_size,
             intermediate_size: r.size("intermediate_size")?,

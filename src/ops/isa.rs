@@ -82,12 +82,20 @@ impl Isa {
     }
 }
 
+static CHOSEN: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
+
+/// Makes `isa` the set of this process, if the processor has it, `VFT_CPU` asks for none and nothing was computed yet.
+pub fn prefer(isa: Isa) {
+    if isa.is_available() && std::env::var_os("VFT_CPU").is_none() {
+        let _ = CHOSEN.set(Ok(isa));
+    }
+}
+
 /// The instruction set of this process: what `VFT_CPU` asked for at the first call, or the best.
 ///
 /// # Errors
 /// When `VFT_CPU` asks for what the processor lacks, or is none of the words.
 pub fn chosen() -> Result<Isa> {
-    static CHOSEN: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
     let asked = || read(std::env::var_os("VFT_CPU").map(|w| w.to_string_lossy().into_owned()));
     CHOSEN.get_or_init(asked).clone().map_err(Error::msg)
 }

@@ -4,10 +4,10 @@
 //! the first step began; `total_tokens` counts from the first step. A cell without a value is empty: the rows of evaluations have
 //! `step`, `val_loss` and `val_ppl` only. Numbers are written in the fewest digits that read back as the same number.
 
+use super::log_file::LogFile;
 use super::metrics::{EvalRecord, StepRecord};
 use super::sink::{Sink, new_version};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The columns, in order.
@@ -33,7 +33,7 @@ const COLUMNS: [&str; 16] = [
 /// The table.
 pub(super) struct Csv {
     dir: PathBuf,
-    file: Option<File>,
+    file: Option<LogFile>,
     total_tokens: u64,
 }
 
@@ -45,12 +45,12 @@ impl Csv {
 
     fn write(&mut self, row: [String; COLUMNS.len()]) -> io::Result<()> {
         if self.file.is_none() {
-            let mut file = File::create_new(new_version(&self.dir)?.join("metrics.csv"))?;
-            file.write_all((COLUMNS.join(",") + "\n").as_bytes())?;
+            let mut file = LogFile::create_new(&new_version(&self.dir)?.join("metrics.csv"))?;
+            file.append((COLUMNS.join(",") + "\n").as_bytes())?;
             self.file = Some(file);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all((row.join(",") + "\n").as_bytes())
+        file.append((row.join(",") + "\n").as_bytes())
     }
 }
 

@@ -53,6 +53,10 @@ impl Curve {
     /// # Errors
     /// When the file cannot be read or a line is no record.
     pub fn read(path: &Path) -> Result<Self> {
+        // A device in its place might never end.
+        if path.exists() && !path.is_file() {
+            return Err(Problem::in_file(path, "is no file").into());
+        }
         let text = std::fs::read_to_string(path)
             .map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
         let mut curve = Self::default();

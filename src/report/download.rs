@@ -1,6 +1,7 @@
 //! A download as it goes: a bar on a terminal, a line for each file elsewhere.
 
 use super::print_note;
+use crate::secret::scrub_known;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -29,7 +30,7 @@ impl Download {
         bar.set_style(
             ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        bar.set_message(name.to_owned());
+        bar.set_message(scrub_known(name).into_owned());
         self.with_bar(|place| *place = Some(bar));
     }
 
@@ -56,7 +57,7 @@ impl Download {
         let mut shown = false;
         self.with_bar(|bar| {
             if let Some(bar) = bar {
-                bar.println(text);
+                bar.println(scrub_known(text));
                 shown = true;
             }
         });

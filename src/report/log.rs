@@ -1,6 +1,8 @@
 //! Diagnostics on standard error, off until `VFT_LOG` asks for them: `VFT_LOG=debug`, or `VFT_LOG=vft::model=trace`.
 
 use crate::error::{Problem, Result};
+use crate::secret::scrub;
+use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -20,6 +22,21 @@ pub fn start() -> Result<()> {
             Problem::new(format!("the environment variable {VARIABLE} is no filter: {e}"))
                 .hint("write `VFT_LOG=debug`, or a module's: `VFT_LOG=vft::model=trace`")
         })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Scrubbed).init();
     Ok(())
+}
+
+/// Standard error, without secrets; each write is a whole record.
+struct Scrubbed;
+
+impl Write for Scrubbed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        io::stderr().lock().write_all(scrub(&text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }

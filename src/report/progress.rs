@@ -2,6 +2,7 @@
 
 use super::metrics::{EvalRecord, SampleRecord, StepRecord};
 use super::print_note;
+use crate::secret::scrub_known;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -75,7 +76,7 @@ impl Progress {
     /// Shows a line above the bar.
     pub fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(scrub_known(text)),
             None => print_note(text),
         }
     }

@@ -1,7 +1,8 @@
 //! Where a run's numbers go: `metrics.jsonl` always, and what `logger_name` asks for besides.
 //!
-//! Loggers write below `logs/<logger>/version_<n>`, LitGPT's place, and begin with the first record. A run does not stop for a
-//! logger: one that fails is told once and given up. `metrics.jsonl` is the run's own account, and its failure is an error.
+//! Loggers write below `logs/<logger>/version_<n>`, LitGPT's place, and begin with the first record. A run stops for neither: a logger
+//! that fails is told once and given up; `metrics.jsonl`, the run's own account, is told once and its records wait until it can be written
+//! ([`JsonLines`]).
 
 use super::csv::Csv;
 use super::metrics::{EvalRecord, JsonLines, StepRecord};
@@ -69,20 +70,26 @@ impl<'a> Sinks<'a> {
         Self { metrics, logger, tell: Box::new(tell) }
     }
 
-    /// The bytes of `metrics.jsonl`, all of them on disk.
-    ///
-    /// # Errors
-    /// When it cannot be flushed.
-    pub fn settled(&self) -> Result<u64> {
-        self.metrics.settled()
+    /// The bytes of `metrics.jsonl` that lie on disk.
+    pub fn settled(&self) -> u64 {
+        let bytes = self.metrics.settled();
+        self.complain();
+        bytes
+    }
+
+    fn complain(&self) {
+        if let Some(complaint) = self.metrics.complaint() {
+            (self.tell)(&format!("note: {complaint}"));
+        }
     }
 
     /// Writes a step.
     ///
     /// # Errors
-    /// When `metrics.jsonl` cannot be written.
+    /// When `metrics.jsonl` is another run's.
     pub fn step(&mut self, record: &StepRecord) -> Result<()> {
         self.metrics.write(record)?;
+        self.complain();
         self.log(|sink| sink.step(record));
         Ok(())
     }
@@ -90,9 +97,10 @@ impl<'a> Sinks<'a> {
     /// Writes an evaluation.
     ///
     /// # Errors
-    /// When `metrics.jsonl` cannot be written.
+    /// When `metrics.jsonl` is another run's.
     pub fn eval(&mut self, record: &EvalRecord) -> Result<()> {
         self.metrics.write(record)?;
+        self.complain();
         self.log(|sink| sink.eval(record));
         Ok(())
     }

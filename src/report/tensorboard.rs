@@ -8,17 +8,17 @@
 //!
 //! A record goes to the system in one write, so the file of a run that was killed reads up to its last record.
 
+use super::log_file::LogFile;
 use super::metrics::{EvalRecord, StepRecord};
 use super::sink::{Sink, new_version};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An event file.
 pub(super) struct TensorBoard {
     dir: PathBuf,
-    file: Option<File>,
+    file: Option<LogFile>,
 }
 
 impl TensorBoard {
@@ -35,14 +35,14 @@ impl TensorBoard {
             let dir = new_version(&self.dir)?;
             let (host, process) = (host_name(), std::process::id());
             let name = format!("events.out.tfevents.{:010}.{host}.{process}.0", now.as_secs());
-            self.file = Some(File::create_new(dir.join(name))?);
+            self.file = Some(LogFile::create_new(&dir.join(name))?);
             record(&mut bytes, &version_event(time, "vft"));
         }
         for (tag, value) in scalars {
             record(&mut bytes, &scalar_event(time, step as i64, tag, *value as f32));
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(&bytes)
+        file.append(&bytes)
     }
 }
 

@@ -4,8 +4,6 @@ use super::judge::{Judge, Verdict};
 use super::prepare::Run;
 use super::sample::sample;
 use super::validate::validate;
-use crate::checkpoint::disk::Real;
-use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
 use crate::ops::rope;
@@ -13,7 +11,8 @@ use crate::report::metrics::JsonLines;
 use crate::report::progress::Progress;
 use crate::report::sink::Sinks;
 use anyhow::Result;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::debug;
 
 /// The evaluations of a run.
 pub struct Evaluation {
@@ -51,16 +50,15 @@ impl Evaluation {
         self.judge.memory()
     }
 
-    /// The bytes of `samples.jsonl`, all of them on disk.
-    ///
-    /// # Errors
-    /// When it cannot be flushed.
-    pub fn settled(&self) -> crate::error::Result<u64> {
+    /// The bytes of `samples.jsonl` that lie on disk.
+    pub fn settled(&self) -> u64 {
         self.samples.settled()
     }
 
-    /// Validates over `most` micro-batches, or all; logs, samples, keeps the best. Losses over different rows are not compared: an
+    /// Validates over `most` micro-batches, or all; samples, logs, judges. Losses over different rows are not compared: an
     /// evaluation over all rows is judged only where those in between see all rows too, or where there was none.
+    ///
+    /// `None` when `stop` was set meanwhile: then nothing is logged or remembered, and a run that is taken up evaluates again.
     ///
     /// # Errors
     /// When the loss is not finite, the device fails or a file cannot be written.
@@ -75,13 +73,20 @@ impl Evaluation {
         sinks: &mut Sinks<'_>,
         progress: &Progress,
         stop: &AtomicBool,
-    ) -> Result<Verdict> {
+    ) -> Result<Option<Verdict>> {
         let size = config.train.micro_batch_size;
         let in_between = config.eval.max_iters;
+        debug!(step, "validates");
         let record = validate(run, rope, most.unwrap_or(usize::MAX), size, step, stop)?;
-        let Some(record) = record else { return Ok(Verdict::GoOn) };
-        let tell = |line: &str| progress.note(line);
-        with_room(&Real, &config.out_dir, &tell, || Ok(sinks.eval(&record)?))?;
+        let Some(record) = record else {
+            return Ok(Some(Verdict::GoOn).filter(|_| !stop.load(Ordering::Relaxed)));
+        };
+        debug!(step, "answers");
+        let answer = if step > 0 { sample(config, run, rope, step, stop)? } else { None };
+        if answer.is_none() && stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        sinks.eval(&record)?;
         progress.eval(&record);
         let comparable = most.is_some()
             || self.last.is_none()
@@ -90,13 +95,13 @@ impl Evaluation {
         let verdict =
             if comparable && step > 0 { self.judge.see(record.val_loss) } else { Verdict::GoOn };
         self.evaluated = step;
-        if step > 0
-            && let Some(record) = sample(config, run, rope, step, stop)?
-        {
-            let samples = &mut self.samples;
-            with_room(&Real, &config.out_dir, &tell, || Ok(samples.write(&record)?))?;
-            progress.sample(&record);
+        if let Some(answer) = answer {
+            self.samples.write(&answer)?;
+            if let Some(complaint) = self.samples.complaint() {
+                progress.note(&format!("note: {complaint}"));
+            }
+            progress.sample(&answer);
         }
-        Ok(verdict)
+        Ok(Some(verdict))
     }
 }

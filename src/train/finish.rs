@@ -18,25 +18,27 @@ use anyhow::Result;
 use serde_json::Map;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use tracing::debug;
 
 /// Name of the curve beside the card.
 const CURVE: &str = "curve.svg";
 
-/// Writes the curve and the card into the final adapter's directory.
-///
-/// # Errors
-/// When `metrics.jsonl` cannot be read or a file cannot be written.
-pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Result<()> {
+/// Writes the curve and the card into the final adapter's directory; what could not be written, and why. The card is last: where it is, the run
+/// has ended.
+pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Vec<String> {
     let dir = config.out_dir.join("final");
-    let curve = Curve::read(&config.out_dir.join("metrics.jsonl"))?;
+    let mut notes = Vec::new();
     let write = |name: &str, text: String| {
         with_room(&Real, &config.out_dir, &|line| print_note(line), || {
             Ok(atomic::write_file(&Real, &dir.join(name), text.as_bytes())?)
         })
     };
-    write(CURVE, curve.svg())?;
-    // Last: where it stands, the run is finished.
-    write("README.md", card(config, run, outcome).markdown())
+    let curve = Curve::read(&config.out_dir.join("metrics.jsonl")).map_err(anyhow::Error::from);
+    let drawn = curve.and_then(|curve| write(CURVE, curve.svg()));
+    notes.extend(drawn.as_ref().err().map(|e| format!("no curve: {e}")));
+    let written = write("README.md", card(config, run, outcome, drawn.is_ok()).markdown());
+    notes.extend(written.err().map(|e| format!("no model card: {e}")));
+    notes
 }
 
 /// Folds the adapter into full weights at `<out_dir>/merged`.
@@ -50,6 +52,7 @@ pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeR
         }
         _ => BaseWeights::Original,
     };
+    debug!("merges");
     run.cx.install(|| {
         merge(&MergeAsk {
             base: &run.model,
@@ -122,7 +125,7 @@ const SHOWN: &[&str] = &[
     "seed",
 ];
 
-fn card(config: &RunConfig, run: &Run, outcome: &Outcome) -> Card {
+fn card(config: &RunConfig, run: &Run, outcome: &Outcome, has_curve: bool) -> Card {
     let census = &run.census;
     let setting = |key: &&str| {
         let value = config.value(key).filter(|v| v != "null")?;
@@ -160,7 +163,7 @@ fn card(config: &RunConfig, run: &Run, outcome: &Outcome) -> Card {
             peak_mem_bytes: last.map_or(0, |r| r.peak_mem_bytes),
             device: format!("{}, {}", device::describe(&run.cx), run.precision),
         },
-        curve: Some(CURVE.to_owned()),
+        curve: has_curve.then(|| CURVE.to_owned()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

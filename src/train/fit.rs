@@ -13,7 +13,7 @@ use super::save::{resolved, save};
 use super::step::{Step, Stepper};
 use crate::checkpoint::disk::Real;
 use crate::checkpoint::find;
-use crate::checkpoint::room::{rotate, with_room};
+use crate::checkpoint::room::rotate;
 use crate::checkpoint::run_state::RunState;
 use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::mix::Mix;
@@ -26,8 +26,9 @@ use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+use tracing::debug;
 
 /// The files that records are appended to.
 const METRICS: &str = "metrics.jsonl";
@@ -40,11 +41,9 @@ pub enum Ending {
     Finished,
     /// The validation loss fell no more; the final adapter is saved.
     Early,
-    /// A signal came; the adapter of the last whole step is saved as a checkpoint.
+    /// It was to end before its last step; the adapter of the last whole step is saved as a checkpoint.
     Interrupted,
-    /// `train.max_time` is over; the adapter of the last whole step is saved as a checkpoint.
-    TimeUp,
-    /// All steps are done and the final adapter is saved; a signal came after that.
+    /// All steps are done and the final adapter is saved; it was to end in the validation after that.
     Unvalidated,
 }
 
@@ -159,12 +158,15 @@ impl<'a> Loop<'a> {
 
     /// Takes up the run of the checkpoint, or validates before the first step.
     fn begin(&mut self) -> Result<()> {
-        if let Some(Start { dir, state, damaged, .. }) = self.resumed.take() {
+        if let Some(Start { dir, state, same_dir, damaged }) = self.resumed.take() {
             self.damaged = damaged.into_iter().map(|(dir, _)| dir).collect();
             (self.step, self.before_s, self.tokens) = (state.step, state.elapsed_s, state.tokens);
             self.stepper.scale = self.stepper.scale.with_memory(state.loss_scale);
             self.evaluation.remember(&state);
-            if self.step < self.total() {
+            if same_dir && self.step < self.total() && dir.ends_with("final") {
+                // Its patience was over; what came after that was not done.
+                self.ending = Some(Ending::Early);
+            } else if self.step < self.total() {
                 let arrays = state.optimizer(&dir)?;
                 let arrays = arrays.context("the checkpoint has no optimizer to go on with")?;
                 self.stepper.optimizer.restore(arrays)?;
@@ -184,10 +186,6 @@ impl<'a> Loop<'a> {
     fn next_window(&mut self) -> Result<Option<Vec<usize>>> {
         let t = &self.config.train;
         if self.ending.is_some() || self.step >= self.total() {
-            return Ok(None);
-        }
-        if t.max_time.is_some_and(|most| self.start.elapsed().as_secs_f64() >= most) {
-            self.ending = Some(Ending::TimeUp);
             return Ok(None);
         }
         let epoch = self.step / self.run.steps_per_epoch + 1;
@@ -210,9 +208,7 @@ impl<'a> Loop<'a> {
         self.step += 1;
         self.tokens += step.tokens as u64;
         let record = self.record(step, began.elapsed().as_secs_f64());
-        let Self { sinks, progress, .. } = self;
-        let tell = |line: &str| progress.note(line);
-        with_room(&Real, &self.config.out_dir, &tell, || Ok(sinks.step(&record)?))?;
+        self.sinks.step(&record)?;
         self.progress.step(&record);
         self.last = Some(record);
         Ok(())
@@ -253,20 +249,21 @@ impl<'a> Loop<'a> {
 
     fn evaluate_if_due(&mut self) -> Result<()> {
         if self.is_due(self.config.eval.interval)
-            && self.evaluate(Some(self.config.eval.max_iters))? == Verdict::Stop
+            && self.evaluate(Some(self.config.eval.max_iters))? == Some(Verdict::Stop)
         {
             self.ending = Some(Ending::Early);
         }
         Ok(())
     }
 
-    /// Validates over `most` micro-batches, or all; keeps the adapter if it is the best.
-    fn evaluate(&mut self, most: Option<usize>) -> Result<Verdict> {
+    /// Validates over `most` micro-batches, or all; keeps the adapter if it is the best. `None` when it was cut short: it is as if it had
+    /// not begun.
+    fn evaluate(&mut self, most: Option<usize>) -> Result<Option<Verdict>> {
         let Self { config, run, stepper, sinks, progress, .. } = self;
         let (rope, step) = (&stepper.rope, self.step);
         let verdict =
             self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
-        if verdict == Verdict::Best && self.config.train.save_best {
+        if verdict == Some(Verdict::Best) && self.config.train.save_best {
             let state = self.state(0)?;
             self.save("best", &state, None)?;
         }
@@ -275,6 +272,7 @@ impl<'a> Loop<'a> {
 
     /// Saves the run as it stands, and lets the oldest checkpoints go.
     fn checkpoint(&mut self) -> Result<()> {
+        debug!(step = self.step, "saves");
         let arrays = self.stepper.optimizer.state()?;
         let state = self.state(arrays.t)?;
         let name = step_name(self.step);
@@ -293,7 +291,7 @@ impl<'a> Loop<'a> {
     }
 
     fn state(&self, updates: i32) -> Result<RunState> {
-        let bytes = [(METRICS, self.sinks.settled()?), (SAMPLES, self.evaluation.settled()?)];
+        let bytes = [(METRICS, self.sinks.settled()), (SAMPLES, self.evaluation.settled())];
         Ok(RunState {
             format: RunState::FORMAT,
             step: self.step,
@@ -315,12 +313,13 @@ impl<'a> Loop<'a> {
     fn end(mut self) -> Result<Outcome> {
         let out_dir = &self.config.out_dir;
         let mut ending = self.ending.unwrap_or(Ending::Finished);
-        if matches!(ending, Ending::Interrupted | Ending::TimeUp) {
+        if ending == Ending::Interrupted {
             if self.step > 0 && find::check(&out_dir.join(step_name(self.step))).is_err() {
                 self.checkpoint()?;
             }
         } else {
             if find::check(&out_dir.join("final")).map(|s| s.step) != Ok(self.step) {
+                debug!(step = self.step, "saves the final adapter");
                 let state = self.state(0)?;
                 self.save("final", &state, None)?;
             }
@@ -328,10 +327,10 @@ impl<'a> Loop<'a> {
             let seen_all = self.evaluation.evaluated == self.step
                 && self.step > 0
                 && self.run.data.val_len().div_ceil(size) <= self.config.eval.max_iters;
-            if self.config.eval.final_validation && !(ending == Ending::Early && seen_all) {
-                self.evaluate(None)?;
-            }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.config.eval.final_validation
+                && !(ending == Ending::Early && seen_all)
+                && self.evaluate(None)?.is_none()
+            {
                 ending = Ending::Unvalidated;
             }
         }

@@ -6,7 +6,7 @@ use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
 use super::remote::Remote;
 use super::resume::{self, Start};
-use super::sources::{self, Sources};
+use super::sources::{self, SetPaths, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
 use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};
@@ -48,6 +48,8 @@ pub struct Run {
     pub census: Census,
     /// The prompt style of each set.
     pub styles: Vec<Style>,
+    /// The files of each set.
+    pub files: Vec<SetPaths>,
     /// The model with its adapter.
     pub decoder: Decoder,
     /// The adapter's parameters and gradients.
@@ -104,7 +106,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         }
     };
 
-    let Sources { data, styles, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
+    let Sources { data, styles, files, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
     notes.extend(of_data);
     let census = data.census();
     debug!(rows = census.rows, tokens = census.tokens, "rows encoded");
@@ -218,6 +220,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         data,
         census,
         styles,
+        files,
         decoder,
         arena,
         lora,

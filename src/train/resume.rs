@@ -43,8 +43,15 @@ const DECISIVE: &[&str] = &[
 ];
 
 /// Keys whose change is not worth a word.
-const SILENT: &[&str] =
-    &["checkpoint_dir", "revision", "out_dir", "resume", "adapter_path", "device"];
+const SILENT: &[&str] = &[
+    "checkpoint_dir",
+    "revision",
+    "out_dir",
+    "resume",
+    "adapter_path",
+    "device",
+    "train.preemption",
+];
 
 /// A checkpoint to go on from.
 #[derive(Debug, Clone)]

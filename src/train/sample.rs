@@ -55,6 +55,10 @@ pub fn sample(
     let answer =
         cx.install(|| generator.answer(prompt, room, &mut sampler, &tokenizer.stop_ids, &go_on))?;
     let Answer::Tokens(answer) = answer else { return Ok(None) };
+    if stop.load(Ordering::Relaxed) {
+        // An answer that was cut short is none of this run's.
+        return Ok(None);
+    }
     Ok(Some(SampleRecord {
         step,
         prompt: tokenizer.decode(prompt, false)?,

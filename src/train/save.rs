@@ -26,15 +26,14 @@ pub fn save(
 ) -> Result<()> {
     run.arena.fetch_params()?;
     let name_of_base = here(&config.checkpoint_dir);
+    let base =
+        peft::Base { name: &name_of_base.to_string_lossy(), revision: config.revision.as_deref() };
     let parts = Parts {
         arena: &run.arena,
         lora: &run.lora,
         paths: &run.paths,
         modules: &run.decoder.spec.linear_paths(),
-        base: peft::Base {
-            name: &name_of_base.to_string_lossy(),
-            revision: config.revision.as_deref(),
-        },
+        base: &base,
         tokenizer: &run.model,
         config: &resolved(config, run).to_yaml(),
         state,

@@ -15,6 +15,7 @@ use crate::hub::remote::is_repo_id;
 use crate::model::spec::DecoderSpec;
 use serde_json::Map;
 use std::path::{Path, PathBuf};
+use tracing::debug;
 
 /// All rows of a run, encoded.
 pub struct Sources {
@@ -22,8 +23,39 @@ pub struct Sources {
     pub data: DataSet,
     /// The style of each set.
     pub styles: Vec<Style>,
+    /// The files of each set.
+    pub files: Vec<SetPaths>,
     /// What the user should know.
     pub notes: Vec<String>,
+}
+
+/// The files of a set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetPaths {
+    /// Those that are trained on.
+    pub train: Vec<PathBuf>,
+    /// Those that are validated on; none where rows are held out.
+    pub validation: Vec<PathBuf>,
+}
+
+impl SetPaths {
+    fn of(train: &Files, validation: Option<&Files>) -> Self {
+        let paths = |files: &Files| files.paths.clone();
+        Self { train: paths(train), validation: validation.map(paths).unwrap_or_default() }
+    }
+}
+
+/// Finds the files of every set, and fetches those that are not on this machine.
+///
+/// # Errors
+/// When they are not where they should be.
+pub fn locate(config: &RunConfig) -> Result<Vec<SetPaths>> {
+    let remote = Remote::of_data(config);
+    let of = |set| {
+        let (train, validation) = chosen(config, set, find(config, set, &remote)?, &remote)?;
+        Ok(SetPaths::of(&train, validation.as_ref()))
+    };
+    config.data.sets.iter().map(of).collect()
 }
 
 /// Finds, reads and encodes the rows of every set.
@@ -33,6 +65,7 @@ pub struct Sources {
 pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Result<Sources> {
     let remote = Remote::of_data(config);
     let (mut asks, mut styles, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut paths = Vec::new();
     for set in &config.data.sets {
         let style = style(config, set, tokenizer, &mut notes)?;
         if keeps_bos(config, &style, tokenizer) {
@@ -44,6 +77,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
         styles.push(style.clone());
         let found = find(config, set, &remote)?;
         let (train, val) = chosen(config, set, found, &remote)?;
+        paths.push(SetPaths::of(&train, val.as_ref()));
         tell_of_rows(set, val.is_some(), &mut notes);
         let holdout = match (set.val_split_fraction, set.class.holdout) {
             (None, holdout) => holdout,
@@ -85,10 +119,11 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
                 .into(),
         );
     }
+    debug!(sets = asks.len(), "reads rows");
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     tokenizer.forget_words();
     notes.dedup();
-    Ok(Sources { data, styles, notes })
+    Ok(Sources { data, styles, files: paths, notes })
 }
 
 /// Does `work` on as many threads as the config says, or on all cores.

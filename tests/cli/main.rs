@@ -4,7 +4,11 @@
 mod common;
 mod endings;
 mod hostile;
+mod no_code;
 mod preview;
+mod reproduce;
 mod resume;
 mod runs;
+#[cfg(target_os = "linux")]
+mod sinks;
 mod vinasmol;

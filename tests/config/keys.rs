@@ -65,6 +65,7 @@ fn sample(key: &str) -> (&'static [&'static str], &'static str) {
         "train.max_memory" => "2GiB",
         "train.gradient_checkpointing" => "mlp",
         "train.min_lr" => "1e-5",
+        "train.preemption" => "file:/run/notice",
         "optimizer.class_path" => "AdamW8bit",
         "optimizer.init_args.betas" => "[0.8, 0.9]",
         "optimizer.init_args.lr" | "optimizer.init_args.eps" => "1e-6",

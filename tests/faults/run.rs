@@ -70,7 +70,7 @@ pub(crate) fn save(
         lora: &lora,
         paths: &modules,
         modules: &modules,
-        base: vft::checkpoint::peft::Base { name: "base", revision: None },
+        base: &vft::checkpoint::peft::Base { name: "base", revision: None },
         tokenizer,
         config: "seed: 1\n",
         state: &state(step),

@@ -14,5 +14,6 @@ mod model;
 mod python;
 mod refusals;
 mod run;
+mod secrets;
 mod server;
 mod token;

@@ -1,14 +1,14 @@
 //! Whole runs on what the Hub has: the binary, a model and a data set by their ids, a data class' file by its address.
 
 use super::home::Home;
-use super::server::{Reply, Repo, Request, Server};
+use super::server::{COMMIT, Reply, Repo, Request, Server};
 use std::process::{Command, Output};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const ROWS: &str = r#"[{"instruction": "từ đầu tiên", "input": "nhà nước chó", "output": "nhà"}, {"instruction": "từ đầu tiên", "input": "sách mưa", "output": "sách"}]"#;
 
 /// The bundled model as `org/tiny`, rows as `org/rows` and as a file of its own.
-fn hub() -> Server {
+pub(crate) fn hub() -> Server {
     let read = |name: &str| std::fs::read(format!("{ROOT}/configs/smoke/model/{name}")).unwrap();
     let names = [
         "config.json",
@@ -25,7 +25,7 @@ fn hub() -> Server {
         .collect();
     let rows = Repo::dataset(&[("data/train-00000-of-00001.jsonl", lines.join("\n").as_bytes())]);
     Server::start(move |request: &Request, _| {
-        if request.path == "/alpaca.json" {
+        if request.path.split('?').next() == Some("/alpaca.json") {
             return Reply::status(200).body(ROWS.as_bytes());
         }
         if request.path.contains("/datasets/") {
@@ -88,6 +88,18 @@ fn a_merge_takes_the_revision_that_the_adapter_was_trained_on() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(server.lines()[before..], ["GET /api/models/org/tiny/revision/v1?blobs=true"]);
+}
+
+#[test]
+fn the_manifest_names_repositories_and_their_commits() {
+    let (home, server) = (Home::new(), hub());
+    vft(&home, &server.url, &["--data.path", "org/rows"]);
+    let file = home.dir.path().join("out/final/manifest.json");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let hub = |id: &str| serde_json::json!({"id": id, "commit": COMMIT});
+    assert_eq!(manifest["run"]["base"]["hub"], hub("org/tiny"));
+    assert_eq!(manifest["run"]["data"][0]["train"]["hub"], hub("org/rows"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod choice;
 mod table;
 mod texts;
 
+use super::stop::{self, KILLED, UNFINISHED};
 use crate::config::{Device, Precision, Quantize, Size};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
@@ -13,13 +14,9 @@ use crate::ops::Cx;
 use crate::report;
 use crate::train::device::{self, Opened};
 use crate::train::remote::Remote;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Exit code after a signal: the shell's 128 + SIGINT.
-const INTERRUPTED: i32 = 130;
+use std::sync::atomic::Ordering;
 
 /// Sequences to verify with.
 const SEQUENCES: usize = 64;
@@ -73,6 +70,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<i32> {
+    let stop = stop::listen()?;
     if !args.adapter.is_dir() {
         let message = format!("`--adapter`: `{}` is no directory", args.adapter.display());
         return Err(UserError::from(Problem::new(message)).into());
@@ -89,8 +87,6 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     let base = Remote::new(None).model(&base, revision)?;
     let choice = choice::choose(args)?;
     report::print_note(format_args!("base weights: {}", choice.reason));
-    let (stop, merged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    listen(stop.clone(), merged.clone())?;
     let ask = MergeAsk {
         base: &base,
         adapter: &args.adapter,
@@ -98,24 +94,31 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         base_weights: choice.base_weights,
         tied_head: args.tied_head,
         shard_bytes: args.max_shard_size.0,
-        stop: &stop,
+        stop: stop.flag(),
     };
     // What cannot be verified is told before anything is written.
     let check = if args.verify { Some(Check::new(args, &base, choice.precision)?) } else { None };
     let threads = device::open(Device::Cpu, Some(Precision::F32), args.threads)?.cx;
+    // A merge that is to end takes away what it wrote.
+    stop.hold();
     let done = match threads.install(|| merge(&ask)) {
-        Err(_) if stop.load(Ordering::Relaxed) => {
+        Err(_) if stop.flag().load(Ordering::Relaxed) => {
             report::print_note("stopped by a signal; nothing was written");
-            return Ok(INTERRUPTED);
+            return Ok(UNFINISHED);
         }
         done => done?,
     };
-    merged.store(true, Ordering::Relaxed);
     for note in &done.notes {
         report::print_note(format_args!("note: {note}"));
     }
     report::print_note(summary(&done, &args.out));
     if let Some(check) = check {
+        // The model is whole: to start the command again would be refused.
+        stop.release(KILLED);
+        if stop.flag().load(Ordering::Relaxed) {
+            report::print_note("stopped by a signal before the merged model was verified");
+            return Ok(KILLED);
+        }
         let sequences = check.sequences(args, &base)?;
         let trained_on = choice.trained_on;
         let ask = VerifyAsk { cx: &check.cx, merge: &ask, trained_on, sequences: &sequences };
@@ -138,17 +141,6 @@ fn summary(done: &MergeReport, out: &Path) -> String {
     format!(
         "merged: {adapted} linears with the adapter{through}; {tensors} tensors, {mib:.1} MiB in {out}{files}"
     )
-}
-
-/// A signal ends a merge, which takes away what it wrote; once the model is whole, the process ends at once.
-fn listen(stop: Arc<AtomicBool>, merged: Arc<AtomicBool>) -> Result<()> {
-    ctrlc::set_handler(move || {
-        stop.store(true, Ordering::Relaxed);
-        if merged.load(Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED);
-        }
-    })
-    .context("cannot listen to signals")
 }
 
 /// Where a verification runs, and the text that it was given.

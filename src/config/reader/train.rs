@@ -33,6 +33,7 @@ pub(super) fn train(r: &mut Values) -> TrainSection {
         }),
         max_steps: r.count_or_null("train.max_steps", None),
         max_time: number(r, "train.max_time"),
+        preemption: r.read("train.preemption", None, |text| text.parse().map(Some)),
         max_seq_length: r.count_or_null("train.max_seq_length", None),
         max_norm: number(r, "train.max_norm"),
         min_lr: r.number("train.min_lr", 0.0, 0.0..1e9),

@@ -5,6 +5,7 @@
 //! `$VFT_CACHE`, else `$XDG_CACHE_HOME/vft`, else `~/.cache/vft`; it may be deleted at any time.
 
 use crate::error::{Problem, Result};
+use crate::scratch::Scratch;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,17 @@ pub const SMALL: u64 = 4 << 20;
 /// Counted up when what is stored changes.
 const FORMAT: u32 = 5;
 
+/// The directory of all that may be made again.
+pub fn root() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("VFT_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("vft")))
+        .or_else(|| set("HOME").map(|d| d.join(".cache/vft")))
+}
+
 /// The directory of all stores.
 pub fn home() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("VFT_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("vft")))
-        .or_else(|| set("HOME").map(|d| d.join(".cache/vft")))?;
-    Some(base.join("data"))
+    Some(root()?.join("data"))
 }
 
 /// The name of the store of `files` under `settings`.
@@ -46,11 +51,13 @@ pub fn key(files: &[PathBuf], settings: &[&[u8]]) -> Result<String> {
 }
 
 /// A directory beside `place` to write into, which becomes `place` when it is whole.
-pub fn aside(place: &Path) -> Result<tempfile::TempDir> {
+///
+/// # Errors
+/// When it cannot be made.
+pub fn aside(place: &Path) -> Result<Scratch> {
     let parent = place.parent().unwrap_or(place);
     fs::create_dir_all(parent).map_err(|e| not_written(parent, &e))?;
-    let made = tempfile::Builder::new().prefix(".making-").tempdir_in(parent);
-    Ok(made.map_err(|e| not_written(parent, &e))?)
+    Ok(Scratch::new(parent, ".making-").map_err(|e| not_written(parent, &e))?)
 }
 
 /// The problem of a store that cannot be written, and the way out.
@@ -68,13 +75,9 @@ pub fn not_written(path: &Path, error: &io::Error) -> Problem {
 ///
 /// # Errors
 /// When it cannot be renamed.
-pub fn settle(made: tempfile::TempDir, place: &Path) -> Result<()> {
-    match fs::rename(made.path(), place) {
-        Ok(()) => {
-            // It has moved: there is nothing left to remove.
-            let _ = made.keep();
-            Ok(())
-        }
+pub fn settle(made: Scratch, place: &Path) -> Result<()> {
+    match made.rename(place) {
+        Ok(()) => Ok(()),
         Err(_) if place.is_dir() => Ok(()),
         Err(e) => Err(not_written(place, &e).into()),
     }

@@ -123,8 +123,12 @@ impl Store {
         match symlink(&target, &path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            // A disk without links: the contents twice, as huggingface_hub does there.
-            Err(_) => drop(fs::copy(self.blob(etag), &path).map_err(failed)?),
+            // A disk without links: the contents twice, as huggingface_hub does there; under the name only when they are whole.
+            Err(_) => {
+                let aside = path.with_file_name(format!(".{etag}.incomplete"));
+                fs::copy(self.blob(etag), &aside).map_err(failed)?;
+                fs::rename(&aside, &path).map_err(failed)?;
+            }
         }
         Ok(path)
     }

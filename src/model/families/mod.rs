@@ -33,7 +33,12 @@ pub fn spec(config: &HfConfig) -> Result<DecoderSpec> {
     let works: Vec<_> = FAMILIES.iter().map(|f| format!("{} ({})", f.hf_name, f.models)).collect();
     let message = format!("architecture `{name}` is not supported");
     let problem = Problem::in_file(&config.path, message);
-    Err(problem.hint(format!("supported are {}", works.join(", "))).into())
+    let why = if config.has_code {
+        "its repository brings code of its own (`auto_map`), and no code of a repository is run; "
+    } else {
+        ""
+    };
+    Err(problem.hint(format!("{why}supported are {}", works.join(", "))).into())
 }
 
 /// What all families share; each family file changes what differs.
