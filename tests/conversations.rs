@@ -227,6 +227,16 @@ fn an_exchange_without_a_trained_answer_is_counted() {
 }
 
 #[test]
+fn tools_that_nothing_writes_are_counted() {
+    let mut row = talk();
+    row["tools"] = json!([{"type": "function", "function": {"name": "weather"}}]);
+    for how in [NO_SYS, "--data.prompt_style chat_template", "--data.multi_turn first"] {
+        let data = load(&[talk(), row.clone()], how).unwrap();
+        assert_eq!(data.census().tools_lost.first, [2], "{how}");
+    }
+}
+
+#[test]
 fn pairs_are_samples_without_history() {
     let data = load(&[talk()], &format!("{NO_SYS} --data.multi_turn pairs --data.mask_prompt yes"))
         .unwrap();

@@ -31,6 +31,8 @@ pub struct Sample {
     pub cut: Cut,
     /// Whether the row's `input` does not appear, as the style has no place for it.
     pub input_lost: bool,
+    /// Whether the row's `tools` do not appear, as the template or style does not write them.
+    pub tools_lost: bool,
 }
 
 /// What was taken away from a sample that was too long.
@@ -109,7 +111,10 @@ impl Encoder<'_> {
             row => {
                 let input_lost = lost(&row);
                 let rows = self.taken_apart(row)?;
-                let one = |row| Ok(Sample { input_lost, ..self.written(row)? });
+                let one = |row| {
+                    let tools_lost = self.leaves_out_tools(&row);
+                    Ok(Sample { input_lost, tools_lost, ..self.written(row)? })
+                };
                 rows.into_iter().map(one).collect::<Result<_, Fault>>()?
             }
         };
