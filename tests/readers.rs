@@ -216,6 +216,19 @@ fn damaged_parquet_files_end_in_errors_or_rows() {
 }
 
 #[test]
+fn a_codec_that_is_not_read_is_named_before_any_row() {
+    // A column's path and its codec in Thrift's compact protocol: snappy is 1, LZO 3, and zigzag doubles them.
+    const PLACE: &[u8] = b"\x19\x18\x04text\x15\x02";
+    let mut bytes = std::fs::read(fixtures().join("dirs/kinds/one.parquet")).unwrap();
+    let at = bytes.windows(PLACE.len()).position(|part| part == PLACE).unwrap();
+    bytes[at + PLACE.len() - 1] = 6;
+    let (rows, error) = broken("a.parquet", &bytes, 1 << 20);
+    assert_eq!(rows, 0);
+    let error = error.to_string();
+    assert!(error.contains("a.parquet: is compressed with LZO"), "{error}");
+}
+
+#[test]
 fn a_parquet_schema_nested_without_end_is_refused() {
     // FileMetaData in Thrift's compact protocol: version, schema, no rows, no row groups.
     const LEVELS: u32 = 100_000;
