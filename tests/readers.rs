@@ -56,7 +56,7 @@ fn splits_are_those_of_datasets() {
     for (dir, configs) in expected("dirs").as_object().unwrap() {
         for (config, theirs) in configs.as_object().unwrap() {
             let config_name = Some(config.as_str()).filter(|c| !c.is_empty());
-            let ours = discover(&fixtures().join("dirs").join(dir), config_name).unwrap();
+            let ours = discover(&fixtures().join("dirs").join(dir), config_name).unwrap().splits;
             let names: Vec<_> = ours.keys().collect();
             let mut expected: Vec<_> = theirs.as_object().unwrap().keys().collect();
             expected.sort();
@@ -88,7 +88,7 @@ fn slices_are_those_of_datasets() {
 fn a_repositorys_names_are_split_like_its_directory() {
     let names = ["main/train-0.jsonl", "main/held1.jsonl", "main/heldx.jsonl"].map(str::to_owned);
     let readme = std::fs::read_to_string(fixtures().join("dirs/readme/README.md")).unwrap();
-    let splits = split_files(&names, Some(&readme), Some("main")).unwrap();
+    let splits = split_files(&names, Some(&readme), Some("main")).unwrap().splits;
     assert_eq!(splits["test"], ["main/held1.jsonl"]);
 }
 

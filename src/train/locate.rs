@@ -1,17 +1,17 @@
 //! Where the rows of a set are: on this machine, in what its class keeps, or on the Hub; and which of its files are trained and which
 //! validated.
 
-use super::remote::{Remote, RemoteSet};
+use super::remote::{Remote, RemoteSet, nor_here};
 use crate::config::class::{DataClass, Home};
 use crate::config::{RunConfig, SetSection};
 use crate::data::dataset::Files;
 use crate::data::source::slice::SplitSlice;
-use crate::data::source::splits::{Splits, discover};
+use crate::data::source::splits::{Layout, Splits, discover};
 use crate::error::{Problem, Result, UserError};
 use crate::hub::remote::is_repo_id;
 use std::path::{Path, PathBuf};
 
-/// The training and validation files of a set, on this machine.
+/// The training and validation files of a set, on this machine; `notes` tell which files are passed over.
 ///
 /// # Errors
 /// When rows are not where they should be, or a split that is named is not there.
@@ -19,30 +19,42 @@ pub(super) fn locate(
     config: &RunConfig,
     set: &SetSection,
     remote: &Remote,
+    notes: &mut Vec<String>,
 ) -> Result<(Files, Option<Files>)> {
     let found = find(config, set, remote)?;
-    chosen(config, set, found, remote)
+    notes.extend(found.layout.notes.iter().map(|note| format!("{}: {note}", found.place)));
+    chosen(config, set, found, remote, notes)
 }
 
 /// Ends of names that no data set on the Hub has.
 const FILE_ENDS: &[&str] =
     &[".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"];
 
+/// The id of a data set on the Hub that a path may be.
+fn hub_id(path: &Path) -> Option<&str> {
+    let is_file_name = |text: &&str| FILE_ENDS.iter().any(|end| text.ends_with(end));
+    path.to_str().filter(|text| is_repo_id(text)).filter(|text| !is_file_name(text))
+}
+
 /// What was found: the files of each split, and where.
 struct Found {
     place: String,
-    splits: Splits,
+    layout: Layout,
     /// The repository and commit that the files are still to be fetched from.
     remote: Option<(String, String)>,
 }
 
 impl Found {
-    fn here(place: &Path, splits: Splits) -> Self {
-        Self { place: place.display().to_string(), splits, remote: None }
+    fn here(place: &Path, layout: Layout) -> Self {
+        Self { place: place.display().to_string(), layout, remote: None }
+    }
+
+    fn of(place: &Path, splits: Splits) -> Self {
+        Self::here(place, Layout { splits, notes: Vec::new() })
     }
 
     fn pair(place: &Path, train: Vec<PathBuf>, val: Vec<PathBuf>) -> Self {
-        Self::here(place, Splits::from([("train".into(), train), ("validation".into(), val)]))
+        Self::of(place, Splits::from([("train".into(), train), ("validation".into(), val)]))
     }
 }
 
@@ -50,11 +62,12 @@ impl Found {
 fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> {
     let (dir, revision) = (&set.download_dir, set.revision.as_deref());
     let from_hub = |repo: &str, name: Option<&str>| -> Result<Found> {
-        let RemoteSet { repo, commit, splits } = remote.set(repo, revision, name)?;
+        let RemoteSet { repo, commit, layout } = remote.set(repo, revision, name)?;
         let paths = |names: Vec<String>| names.into_iter().map(PathBuf::from).collect();
-        let splits = splits.into_iter().map(|(split, names)| (split, paths(names))).collect();
+        let splits = layout.splits.into_iter().map(|(split, names)| (split, paths(names)));
+        let layout = Layout { splits: splits.collect(), notes: layout.notes };
         let place = format!("data set `{repo}`");
-        Ok(Found { place, splits, remote: Some((repo, commit)) })
+        Ok(Found { place, layout, remote: Some((repo, commit)) })
     };
     let named = [("path", set.path.as_deref()), ("repo_id", set.repo_id.as_deref().map(Path::new))];
     for (key, path) in named {
@@ -66,15 +79,22 @@ fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> 
             }
             return Ok(found);
         }
-        let is_file_name = |text: &str| FILE_ENDS.iter().any(|end| text.ends_with(end));
-        return match path.to_str().filter(|text| is_repo_id(text) && !is_file_name(text)) {
-            // The class reads its own configuration of whatever repository it is given.
-            Some(repo) => match set.class.home {
-                Home::Hub(_, name, ..) if key == "repo_id" => {
-                    from_hub(repo, set.subset.as_deref().or(name))
-                }
-                _ => from_hub(repo, set.subset.as_deref()),
-            },
+        return match hub_id(path) {
+            Some(repo) => {
+                // The class reads its own configuration of whatever repository it is given.
+                let name = match set.class.home {
+                    Home::Hub(_, name, ..) if key == "repo_id" => name,
+                    _ => None,
+                };
+                from_hub(repo, set.subset.as_deref().or(name)).map_err(|e| {
+                    let e = nor_here(&format!("`{repo}` is no file or directory here"), e);
+                    let at_key = |p: Problem| Problem {
+                        hint: p.hint,
+                        ..config.problem(&set.key(key), p.message)
+                    };
+                    UserError { problems: e.problems.into_iter().map(at_key).collect() }
+                })
+            }
             None => {
                 let message = format!(
                     "`{}` is no file, no directory and no data set of the Hub",
@@ -95,7 +115,7 @@ fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> 
         Home::File(name, url) => {
             let name = set.file_name.as_deref().unwrap_or(name);
             let path = fetched(name, set.file_url.as_deref().unwrap_or(url))?;
-            Ok(Found::here(&path, Splits::from([("train".into(), vec![path.clone()])])))
+            Ok(Found::of(&path, Splits::from([("train".into(), vec![path.clone()])])))
         }
         Home::Pair([train, val], url) => {
             let of = |name: &str| fetched(name, &format!("{url}/{name}"));
@@ -168,8 +188,9 @@ fn chosen(
     set: &SetSection,
     found: Found,
     remote: &Remote,
+    notes: &mut Vec<String>,
 ) -> Result<(Files, Option<Files>)> {
-    let Found { place, splits, remote: far } = found;
+    let Found { place, layout: Layout { splits, .. }, remote: far } = found;
     let (class_train, class_val) = class_splits(set.class);
     let known = || splits.keys().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
     let written = |key: &str, text: &str| -> Result<Files> {
@@ -193,7 +214,18 @@ fn chosen(
     };
     let mut val = match (&set.val_path, &set.val_split) {
         (Some(path), _) => {
-            let mut splits = discover(path, None)?;
+            if !path.exists() {
+                let message = format!("`{}` is no file and no directory here", path.display());
+                let hint = match hub_id(path) {
+                    Some(_) => "a split of the data set on the Hub is named with `val_split`",
+                    None => {
+                        "a relative path starts at the working directory or beside the config file"
+                    }
+                };
+                return Err(config.problem(&set.key("val_path"), message).hint(hint).into());
+            }
+            let Layout { mut splits, notes: passed_over } = discover(path, None)?;
+            notes.extend(passed_over.iter().map(|note| format!("{}: {note}", path.display())));
             let names = ["validation", "train"];
             let paths = names.iter().find_map(|n| splits.remove(*n)).ok_or_else(|| {
                 Problem::in_file(path, "holds neither validation nor training rows")
@@ -204,12 +236,21 @@ fn chosen(
         (None, None) => class_val.and_then(of_class).or_else(|| whole("validation")),
     };
     if set.val_split_fraction.is_some() && val.is_some() {
-        let chosen = set.val_path.is_some() || set.val_split.is_some();
-        if !chosen && set.split.is_some() {
+        let [path, split] = [set.val_path.is_some(), set.val_split.is_some()];
+        if !path && !split && set.split.is_some() {
             val = None;
         } else {
-            let message = "has a val file, and `data.init_args.val_split_fraction` is set too";
-            return Err(Problem::in_file(&place, message).hint("remove one of the two").into());
+            let problem = |message| config.problem(&set.key("val_split_fraction"), message);
+            return Err(if path || split {
+                let other = set.key(if path { "val_path" } else { "val_split" });
+                problem(format!("cannot be set together with `{other}`"))
+                    .hint("remove one of the two")
+            } else {
+                let split = set.key("split");
+                problem(format!("{place} has validation rows of its own"))
+                    .hint(format!("remove it, or hold out rows of one split: `{split}: train`"))
+            }
+            .into());
         }
     }
     let Some((repo, commit)) = far else { return Ok((train, val)) };

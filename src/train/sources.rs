@@ -39,7 +39,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
             ));
         }
         styles.push(style.clone());
-        let (train, val) = locate(config, set, &remote)?;
+        let (train, val) = locate(config, set, &remote, &mut notes)?;
         tell_of_rows(set, val.is_some(), &mut notes);
         let holdout = match (set.val_split_fraction, set.class.holdout) {
             (None, holdout) => holdout,
