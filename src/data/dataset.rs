@@ -12,6 +12,8 @@ use super::store::{Entry, Example, Fate, Store, Writer, cache};
 use crate::config::OnBadRow;
 use crate::config::class::Holdout;
 use crate::error::{Problem, Result};
+use rayon::prelude::*;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -335,6 +337,18 @@ impl DataSet {
             }
         }
         lines
+    }
+
+    /// The number of validation samples whose tokens are those of a training sample.
+    pub fn trained_too(&self) -> usize {
+        let ids = |key: &Key| self.example(*key).ids;
+        let val: HashSet<&[u32]> = self.val.iter().map(ids).collect();
+        if val.is_empty() {
+            return 0;
+        }
+        let trained = self.train.par_iter().map(ids).filter(|ids| val.contains(ids));
+        let trained: HashSet<&[u32]> = trained.collect();
+        self.val.iter().filter(|key| trained.contains(ids(key))).count()
     }
 
     /// A hash of all samples in their order, and of their weights.

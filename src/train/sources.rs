@@ -83,6 +83,12 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
     }
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     tokenizer.forget_words();
+    let (again, rows) = (data.trained_too(), data.val_len());
+    if again > 0 {
+        notes.push(format!(
+            "{again} of the {rows} validation rows are trained on too, token for token: their loss tells nothing about new rows"
+        ));
+    }
     notes.dedup();
     Ok(Sources { data, styles, notes })
 }
