@@ -4,10 +4,22 @@ use crate::config::RunConfig;
 use crate::data::source::splits::{Layout, split_files};
 use crate::error::{Problem, Result, UserError};
 use crate::hub::remote::{Hub, Progress, is_repo_id};
+use crate::hub::safetensors::holds_weights;
 use crate::report::download::Download;
 use crate::secret::Secret;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+/// Refuses a directory whose only weights are LitGPT's.
+fn not_litgpts(dir: &Path) -> Result<()> {
+    const THEIRS: &str = "lit_model.pth";
+    if !dir.join(THEIRS).exists() || holds_weights(dir) {
+        return Ok(());
+    }
+    let message = format!("holds no safetensors weights, only LitGPT's {THEIRS}, a pickle");
+    let hint = "give the Hugging Face model that it was made from, its directory or its id, such as HuggingFaceTB/SmolLM2-135M";
+    Err(Problem::in_file(dir, message).hint(hint).into())
+}
 
 /// The Hub's error about what may have been meant as a path: `here` says that it is none.
 pub(super) fn nor_here(here: &str, error: UserError) -> UserError {
@@ -73,6 +85,7 @@ impl Remote {
     /// When it is neither, or cannot be fetched.
     pub fn model(&self, path: &Path, revision: Option<&str>) -> Result<PathBuf> {
         if path.is_dir() {
+            not_litgpts(path)?;
             return Ok(path.into());
         }
         match path.to_str().filter(|text| is_repo_id(text)) {
