@@ -6,5 +6,6 @@ mod endings;
 mod hostile;
 mod preview;
 mod resume;
+mod rows;
 mod runs;
 mod vinasmol;
