@@ -205,9 +205,35 @@ fn all_but_a_part_of_an_answer() {
 }
 
 #[test]
-fn exchanges_taken_apart_have_no_parts() {
-    let error = load(&[in_part()], "--data.multi_turn pairs").err().unwrap().to_string();
-    assert!(error.contains("trained in part"), "{error}");
+fn an_exchange_taken_out_keeps_its_untrained_parts() {
+    for style in [NO_SYS, "--data.prompt_style chat_template"] {
+        let settings = format!("{style} --data.train_on assistant");
+        let apart = one(in_part(), &format!("{settings} --data.multi_turn pairs"));
+        assert_eq!(apart, one(in_part(), &settings));
+    }
+}
+
+#[test]
+fn an_exchange_without_a_trained_answer_is_counted() {
+    let mut row = talk();
+    row["messages"][1]["weight"] = 0.into();
+    for (multi_turn, kept) in [("pairs", 2), ("first", 1)] {
+        let settings = format!("{NO_SYS} --data.multi_turn {multi_turn} --data.mask_prompt yes");
+        let data = load(&[talk(), row.clone()], &settings).unwrap();
+        let empty = data.census().empty;
+        assert_eq!((empty.count, &*empty.first), (1, &[2][..]), "{multi_turn}");
+        assert_eq!(data.train_len(), 2 * kept - 1, "{multi_turn}");
+    }
+}
+
+#[test]
+fn tools_that_nothing_writes_are_counted() {
+    let mut row = talk();
+    row["tools"] = json!([{"type": "function", "function": {"name": "weather"}}]);
+    for how in [NO_SYS, "--data.prompt_style chat_template", "--data.multi_turn first"] {
+        let data = load(&[talk(), row.clone()], how).unwrap();
+        assert_eq!(data.census().tools_lost.first, [2], "{how}");
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn splits_are_those_of_datasets() {
     for (dir, configs) in expected("dirs").as_object().unwrap() {
         for (config, theirs) in configs.as_object().unwrap() {
             let config_name = Some(config.as_str()).filter(|c| !c.is_empty());
-            let ours = discover(&fixtures().join("dirs").join(dir), config_name).unwrap();
+            let ours = discover(&fixtures().join("dirs").join(dir), config_name).unwrap().splits;
             let names: Vec<_> = ours.keys().collect();
             let mut expected: Vec<_> = theirs.as_object().unwrap().keys().collect();
             expected.sort();
@@ -88,7 +88,7 @@ fn slices_are_those_of_datasets() {
 fn a_repositorys_names_are_split_like_its_directory() {
     let names = ["main/train-0.jsonl", "main/held1.jsonl", "main/heldx.jsonl"].map(str::to_owned);
     let readme = std::fs::read_to_string(fixtures().join("dirs/readme/README.md")).unwrap();
-    let splits = split_files(&names, Some(&readme), Some("main")).unwrap();
+    let splits = split_files(&names, Some(&readme), Some("main")).unwrap().splits;
     assert_eq!(splits["test"], ["main/held1.jsonl"]);
 }
 
@@ -213,6 +213,19 @@ fn damaged_parquet_files_end_in_errors_or_rows() {
         refused += usize::from(wrong);
     }
     assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn a_codec_that_is_not_read_is_named_before_any_row() {
+    // A column's path and its codec in Thrift's compact protocol: snappy is 1, LZO 3, and zigzag doubles them.
+    const PLACE: &[u8] = b"\x19\x18\x04text\x15\x02";
+    let mut bytes = std::fs::read(fixtures().join("dirs/kinds/one.parquet")).unwrap();
+    let at = bytes.windows(PLACE.len()).position(|part| part == PLACE).unwrap();
+    bytes[at + PLACE.len() - 1] = 6;
+    let (rows, error) = broken("a.parquet", &bytes, 1 << 20);
+    assert_eq!(rows, 0);
+    let error = error.to_string();
+    assert!(error.contains("a.parquet: is compressed with LZO"), "{error}");
 }
 
 #[test]

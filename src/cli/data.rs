@@ -82,7 +82,7 @@ fn show(args: &Preview) -> Result<i32> {
         n => format!("read: {n} of {} sets from the cache in {seconds:.2} s\n", data.stores()),
     };
     out += &lines(census.tell());
-    out += &lines(notes.iter().map(|n| format!("note: {n}")));
+    out += &lines(config.notes.iter().chain(&notes).map(|n| format!("note: {n}")));
     report::print_out(&out);
 
     let marks = match shown.color {

@@ -38,6 +38,7 @@ impl RunConfig {
             }
             config.notes.extend(beside_the_file);
         }
+        config.as_litgpt_keeps_it();
         Ok(config)
     }
 
@@ -46,7 +47,28 @@ impl RunConfig {
     /// # Errors
     /// As [`RunConfig::load`].
     pub fn from_yaml(path: &Path, text: &str) -> Result<Self> {
-        reader::run_config(Values::file(path, &yaml::parse(path, text)?))
+        let mut read = Values::file(path, &yaml::parse(path, text)?);
+        rivals::settle(&mut read);
+        reader::run_config(read)
+    }
+
+    /// A model that LitGPT downloaded: `checkpoints/org/name` for `org/name`, if it has weights that are read.
+    fn as_litgpt_keeps_it(&mut self) {
+        let (path, theirs) = (&self.checkpoint_dir, Path::new("checkpoints"));
+        let kept = theirs.join(path);
+        let weights = ["model.safetensors", "model.safetensors.index.json"];
+        if path.is_relative()
+            && !path.starts_with(theirs)
+            && !path.is_dir()
+            && weights.iter().any(|name| kept.join(name).exists())
+        {
+            self.notes.push(format!(
+                "`{}` is read from {}, as in LitGPT",
+                path.display(),
+                kept.display()
+            ));
+            self.checkpoint_dir = kept;
+        }
     }
 
     /// Paths that are read: relative to the working directory, else to the config file.

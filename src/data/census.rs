@@ -66,6 +66,8 @@ pub struct Census {
     pub why_bad: Option<String>,
     /// Rows whose `input` the style leaves out.
     pub input_lost: Lines,
+    /// Rows whose `tools` the chat template or style leaves out.
+    pub tools_lost: Lines,
     /// What was mended in rows.
     pub notes: BTreeMap<String, Lines>,
 }
@@ -97,6 +99,9 @@ impl Census {
         if sample.input_lost {
             self.input_lost.add(line);
         }
+        if sample.tools_lost {
+            self.tools_lost.add(line);
+        }
         let targets = sample.targets();
         if targets == 0 {
             self.empty.add(line);
@@ -125,6 +130,7 @@ impl Census {
         self.bad.join(&other.bad);
         self.why_bad = self.why_bad.take().or_else(|| other.why_bad.clone());
         self.input_lost.join(&other.input_lost);
+        self.tools_lost.join(&other.tools_lost);
         for (note, lines) in &other.notes {
             self.notes.entry(note.clone()).or_default().join(lines);
         }
@@ -150,6 +156,7 @@ impl Census {
         told(&self.cut, "cut to train.max_seq_length");
         told(&self.empty, "left out, nothing in them is trained");
         told(&self.input_lost, "have an `input` that the prompt style leaves out");
+        told(&self.tools_lost, "have `tools` that the chat template or prompt style leaves out");
         let why = self.why_bad.as_deref().unwrap_or_default();
         told(&self.bad, &format!("passed over; the first because {why}"));
         for (note, rows) in &self.notes {

@@ -75,6 +75,11 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, MappedTensor>,
 }
 
+/// Whether a directory holds weights that [`Checkpoint::open`] reads.
+pub fn holds_weights(dir: &Path) -> bool {
+    ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists())
+}
+
 impl Checkpoint {
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///

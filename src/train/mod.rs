@@ -8,6 +8,7 @@ pub mod finish;
 pub mod fit;
 pub mod guard;
 pub mod judge;
+mod locate;
 pub mod loss_scale;
 pub mod objective;
 pub mod optimizer;

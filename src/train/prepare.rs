@@ -2,11 +2,12 @@
 
 use super::device::{self, Opened};
 use super::disk::{DiskPlan, Sizes};
+use super::locate::SetPaths;
 use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
 use super::remote::Remote;
 use super::resume::{self, Start};
-use super::sources::{self, SetPaths, Sources};
+use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
 use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};

@@ -4,9 +4,9 @@
 
 use super::device;
 use super::fit::Outcome;
+use super::locate::SetPaths;
 use super::prepare::Run;
 use super::save::resolved;
-use super::sources::SetPaths;
 use super::sums::{self, Sums};
 use crate::checkpoint::run_manifest::{
     self, FileSum, HubRepo, Inputs, Losses, Machine, Program, Prompt, Rows, RunManifest, Seeds,

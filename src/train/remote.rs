@@ -1,13 +1,35 @@
 //! What a run fetches: a model or rows that are named by their id on the Hub, and the files of data classes.
 
 use crate::config::RunConfig;
-use crate::data::source::splits::{Splits, split_files};
+use crate::data::source::splits::{Layout, split_files};
 use crate::error::{Problem, Result, UserError};
 use crate::hub::remote::{Hub, Progress, is_repo_id};
+use crate::hub::safetensors::holds_weights;
 use crate::report::download::Download;
 use crate::secret::Secret;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+/// Refuses a directory whose only weights are LitGPT's.
+fn not_litgpts(dir: &Path) -> Result<()> {
+    const THEIRS: &str = "lit_model.pth";
+    if !dir.join(THEIRS).exists() || holds_weights(dir) {
+        return Ok(());
+    }
+    let message = format!("holds no safetensors weights, only LitGPT's {THEIRS}, a pickle");
+    let hint = "give the Hugging Face model that it was made from, its directory or its id, such as HuggingFaceTB/SmolLM2-135M";
+    Err(Problem::in_file(dir, message).hint(hint).into())
+}
+
+/// The Hub's error about what may have been meant as a path: `here` says that it is none.
+pub(super) fn nor_here(here: &str, error: UserError) -> UserError {
+    let told = |p: Problem| {
+        let place = p.place.map_or_else(String::new, |place| format!("{place}: "));
+        let message = format!("{here}, and on the Hub: {place}{}", p.message);
+        Problem { place: None, message, hint: p.hint }
+    };
+    UserError { problems: error.problems.into_iter().map(told).collect() }
+}
 
 impl Progress for Download {
     fn file(&self, name: &str, bytes: Option<u64>) {
@@ -31,7 +53,7 @@ pub struct RemoteSet {
     /// The commit.
     pub commit: String,
     /// The names of each split's files.
-    pub splits: Splits<String>,
+    pub layout: Layout<String>,
 }
 
 /// The Hub, asked only when something is not on this machine. A signal during a download ends the process; what has come stays for
@@ -63,10 +85,14 @@ impl Remote {
     /// When it is neither, or cannot be fetched.
     pub fn model(&self, path: &Path, revision: Option<&str>) -> Result<PathBuf> {
         if path.is_dir() {
+            not_litgpts(path)?;
             return Ok(path.into());
         }
         match path.to_str().filter(|text| is_repo_id(text)) {
-            Some(repo) => Ok(self.hub()?.model(repo, revision, &self.progress, &self.go_on)?),
+            Some(repo) => {
+                let fetched = self.hub()?.model(repo, revision, &self.progress, &self.go_on);
+                fetched.map_err(|e| nor_here(&format!("`{repo}` is no directory here"), e.into()))
+            }
             None => Err(Problem::new(format!("`{}` is no directory", path.display()))
                 .hint("give a Hugging Face model directory with config.json, *.safetensors and tokenizer.json, or a model on the Hub such as HuggingFaceTB/SmolLM2-135M")
                 .into()),
@@ -84,11 +110,11 @@ impl Remote {
         config_name: Option<&str>,
     ) -> Result<RemoteSet> {
         let files = self.hub()?.dataset_files(repo, revision, &self.progress, &self.go_on)?;
-        let splits =
+        let layout =
             split_files(&files.names, files.readme.as_deref(), config_name).map_err(|message| {
                 UserError::from(Problem::new(format!("data set `{repo}`: {message}")))
             })?;
-        Ok(RemoteSet { repo: repo.into(), commit: files.commit, splits })
+        Ok(RemoteSet { repo: repo.into(), commit: files.commit, layout })
     }
 
     /// Fetches files of a data set.

@@ -3,10 +3,10 @@
 //! Other inputs (base, tokenizer, chat template, rows, an adapter to start from) are refused before anything is computed: the result could not be the
 //! same. Another program or machine is only told: whether it still computes the same is what one wants to know.
 
+use super::locate;
 use super::prepare::Run;
 use super::record::{self, Reads, Record, Sources};
 use super::remote::Remote;
-use super::sources;
 use crate::checkpoint::run_manifest::{
     FileSum, HubRepo, Inputs, Losses, Machine, Outcome, Program, RunManifest, SetFiles,
 };
@@ -102,7 +102,7 @@ pub fn check_files(config: &RunConfig, manifest: &RunManifest) -> Result<()> {
         .model(&config.checkpoint_dir, config.revision.as_deref())
         .map_err(|e| elsewhere(e, "`--base DIR` names the model's directory here"))?;
     let hint = "`--data PATH` names the rows here, `--moved OLD=NEW` any other path";
-    let data = sources::locate(config).map_err(|e| elsewhere(e, hint))?;
+    let data = locate::all(config).map_err(|e| elsewhere(e, hint))?;
     let reads = Reads::new(&model, config.adapter_path.as_deref(), &data)?;
     let Sources { base, tokenizer, adapter, data } = reads.sums()?;
     let mut problems = Vec::new();

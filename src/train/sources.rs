@@ -1,20 +1,17 @@
 //! The sets of a config as files and encoders: what `data` means once the model and its tokenizer are known.
 
-use super::remote::{Remote, RemoteSet};
-use crate::config::class::{DataClass, Holdout, Home};
+use super::locate::{SetPaths, locate};
+use super::remote::Remote;
+use crate::config::class::{Holdout, Home};
 use crate::config::{MultiTurn, RunConfig, SetSection, TrainOn};
-use crate::data::dataset::{Ask, DataSet, Files, Options};
+use crate::data::dataset::{Ask, DataSet, Options};
 use crate::data::encode::Encoder;
 use crate::data::row::Columns;
-use crate::data::source::slice::SplitSlice;
-use crate::data::source::splits::{Splits, discover};
 use crate::data::style::{Exchange, Style};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, Result, UserError};
-use crate::hub::remote::is_repo_id;
 use crate::model::spec::DecoderSpec;
 use serde_json::Map;
-use std::path::{Path, PathBuf};
 use tracing::debug;
 
 /// All rows of a run, encoded.
@@ -27,35 +24,6 @@ pub struct Sources {
     pub files: Vec<SetPaths>,
     /// What the user should know.
     pub notes: Vec<String>,
-}
-
-/// The files of a set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SetPaths {
-    /// Those that are trained on.
-    pub train: Vec<PathBuf>,
-    /// Those that are validated on; none where rows are held out.
-    pub validation: Vec<PathBuf>,
-}
-
-impl SetPaths {
-    fn of(train: &Files, validation: Option<&Files>) -> Self {
-        let paths = |files: &Files| files.paths.clone();
-        Self { train: paths(train), validation: validation.map(paths).unwrap_or_default() }
-    }
-}
-
-/// Finds the files of every set, and fetches those that are not on this machine.
-///
-/// # Errors
-/// When they are not where they should be.
-pub fn locate(config: &RunConfig) -> Result<Vec<SetPaths>> {
-    let remote = Remote::of_data(config);
-    let of = |set| {
-        let (train, validation) = chosen(config, set, find(config, set, &remote)?, &remote)?;
-        Ok(SetPaths::of(&train, validation.as_ref()))
-    };
-    config.data.sets.iter().map(of).collect()
 }
 
 /// Finds, reads and encodes the rows of every set.
@@ -75,8 +43,7 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
             ));
         }
         styles.push(style.clone());
-        let found = find(config, set, &remote)?;
-        let (train, val) = chosen(config, set, found, &remote)?;
+        let (train, val) = locate(config, set, &remote, &mut notes)?;
         paths.push(SetPaths::of(&train, val.as_ref()));
         tell_of_rows(set, val.is_some(), &mut notes);
         let holdout = match (set.val_split_fraction, set.class.holdout) {
@@ -122,6 +89,12 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
     debug!(sets = asks.len(), "reads rows");
     let data = on_threads(config.data.num_workers, || DataSet::load(&asks, options))?;
     tokenizer.forget_words();
+    let (again, rows) = (data.trained_too(), data.val_len());
+    if again > 0 {
+        notes.push(format!(
+            "{again} of the {rows} validation rows are trained on too, token for token: their loss tells nothing about new rows"
+        ));
+    }
     notes.dedup();
     Ok(Sources { data, styles, files: paths, notes })
 }
@@ -196,210 +169,4 @@ fn style(
         "prompts are written as `prompt_style: {of_class}`: the tokenizer has no chat template"
     ));
     Style::named(of_class, None).map_err(|e| at("prompt_style", e))
-}
-
-/// Ends of names that no data set on the Hub has.
-const FILE_ENDS: &[&str] =
-    &[".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"];
-
-/// What was found: the files of each split, and where.
-struct Found {
-    place: String,
-    splits: Splits,
-    /// The repository and commit that the files are still to be fetched from.
-    remote: Option<(String, String)>,
-}
-
-impl Found {
-    fn here(place: &Path, splits: Splits) -> Self {
-        Self { place: place.display().to_string(), splits, remote: None }
-    }
-
-    fn pair(place: &Path, train: Vec<PathBuf>, val: Vec<PathBuf>) -> Self {
-        Self::here(place, Splits::from([("train".into(), train), ("validation".into(), val)]))
-    }
-}
-
-/// The files of a set: where the config says, else where the class keeps them, else from where the class comes.
-fn find(config: &RunConfig, set: &SetSection, remote: &Remote) -> Result<Found> {
-    let (dir, revision) = (&set.download_dir, set.revision.as_deref());
-    let from_hub = |repo: &str, name: Option<&str>| -> Result<Found> {
-        let RemoteSet { repo, commit, splits } = remote.set(repo, revision, name)?;
-        let paths = |names: Vec<String>| names.into_iter().map(PathBuf::from).collect();
-        let splits = splits.into_iter().map(|(split, names)| (split, paths(names))).collect();
-        let place = format!("data set `{repo}`");
-        Ok(Found { place, splits, remote: Some((repo, commit)) })
-    };
-    let named = [("path", set.path.as_deref()), ("repo_id", set.repo_id.as_deref().map(Path::new))];
-    for (key, path) in named {
-        let Some(path) = path else { continue };
-        if let Some(found) = local(path, set)? {
-            if set.revision.is_some() {
-                let message = "is for data sets on the Hub; the rows are on this machine";
-                return Err(config.problem(&set.key("revision"), message).into());
-            }
-            return Ok(found);
-        }
-        let is_file_name = |text: &str| FILE_ENDS.iter().any(|end| text.ends_with(end));
-        return match path.to_str().filter(|text| is_repo_id(text) && !is_file_name(text)) {
-            // The class reads its own configuration of whatever repository it is given.
-            Some(repo) => match set.class.home {
-                Home::Hub(_, name, ..) if key == "repo_id" => {
-                    from_hub(repo, set.subset.as_deref().or(name))
-                }
-                _ => from_hub(repo, set.subset.as_deref()),
-            },
-            None => {
-                let message = format!(
-                    "`{}` is no file, no directory and no data set of the Hub",
-                    path.display()
-                );
-                Err(config.problem(&set.key(key), message).into())
-            }
-        };
-    }
-    let fetched = |name: &str, url: &str| -> Result<PathBuf> {
-        let path = dir.join(name);
-        if !path.metadata().is_ok_and(|m| m.len() > 0) {
-            remote.file(url, &path).map_err(|e| or_put_it(e, &path, set))?;
-        }
-        Ok(path)
-    };
-    match set.class.home {
-        Home::File(name, url) => {
-            let name = set.file_name.as_deref().unwrap_or(name);
-            let path = fetched(name, set.file_url.as_deref().unwrap_or(url))?;
-            Ok(Found::here(&path, Splits::from([("train".into(), vec![path.clone()])])))
-        }
-        Home::Pair([train, val], url) => {
-            let of = |name: &str| fetched(name, &format!("{url}/{name}"));
-            Ok(Found::pair(dir, vec![of(train)?], vec![of(val)?]))
-        }
-        Home::Subsets(url) => {
-            let url = set.url.as_deref().unwrap_or(url).trim_end_matches('/');
-            let names = subset_names(set);
-            let of = |split: &str| {
-                let file = |s: &String| {
-                    let name = format!("{s}_{split}.jsonl");
-                    fetched(&name, &format!("{url}/{split}/{name}"))
-                };
-                names.iter().map(file).collect::<Result<Vec<_>>>()
-            };
-            Ok(Found::pair(dir, of("train")?, of("test")?))
-        }
-        Home::Hub(repo, name, ..) => {
-            let holds_files = dir.read_dir().is_ok_and(|mut d| d.next().is_some());
-            if holds_files && let Some(found) = local(dir, set)? {
-                return Ok(found);
-            }
-            from_hub(repo, set.subset.as_deref().or(name)).map_err(|e| or_put_it(e, dir, set))
-        }
-        Home::Path => {
-            let key = set.key("path");
-            Err(config.problem(&key, "is missing").into())
-        }
-    }
-}
-
-/// An error of a download with the other way out: rows that are put where the class looks.
-fn or_put_it(error: UserError, path: &Path, set: &SetSection) -> UserError {
-    let way = format!(
-        "without a network put the rows at {}, or name them with `{}`",
-        path.display(),
-        set.key("path")
-    );
-    let more = |p: Problem| {
-        let hint = p.hint.map_or_else(|| way.clone(), |h| format!("{h}; {way}"));
-        Problem { hint: Some(hint), ..p }
-    };
-    UserError { problems: error.problems.into_iter().map(more).collect() }
-}
-
-/// The subsets that are asked for, else all in the order of their names.
-fn subset_names(set: &SetSection) -> Vec<String> {
-    if set.subsets.is_empty() {
-        crate::config::class::FLAN_SUBSETS.iter().map(|s| (*s).to_owned()).collect()
-    } else {
-        set.subsets.clone()
-    }
-}
-
-/// The files of a path that exists.
-fn local(path: &Path, set: &SetSection) -> Result<Option<Found>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let config_name = set.subset.as_deref().or(match set.class.home {
-        Home::Hub(_, name, ..) if path.is_dir() && path.join(name.unwrap_or("\0")).is_dir() => name,
-        _ => None,
-    });
-    Ok(Some(Found::here(path, discover(path, config_name)?)))
-}
-
-/// The training and validation files among the splits.
-fn chosen(
-    config: &RunConfig,
-    set: &SetSection,
-    found: Found,
-    remote: &Remote,
-) -> Result<(Files, Option<Files>)> {
-    let Found { place, splits, remote: far } = found;
-    let (class_train, class_val) = class_splits(set.class);
-    let known = || splits.keys().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ");
-    let written = |key: &str, text: &str| -> Result<Files> {
-        let slice = SplitSlice::parse(text).map_err(|e| config.problem(&set.key(key), e))?;
-        let paths = splits.get(&slice.split).cloned().ok_or_else(|| {
-            let message = format!("{} has no split `{}`; it has {}", place, slice.split, known());
-            config.problem(&set.key(key), message)
-        })?;
-        Ok(Files { paths, slice: Some(slice).filter(|s| !s.is_whole()) })
-    };
-    let whole = |name: &str| splits.get(name).map(|p| Files { paths: p.clone(), slice: None });
-    // A file test_sft.jsonl is of the split `test` by its name; only sharded files keep theirs whole.
-    let of_class = |name: &str| whole(name).or_else(|| whole(name.split('_').next()?));
-    let train = match &set.split {
-        Some(text) => written("split", text)?,
-        None => class_train.and_then(of_class).or_else(|| whole("train")).ok_or_else(|| {
-            let problem =
-                Problem::in_file(&place, format!("has no training split; it has {}", known()));
-            problem.hint(format!("name one with `{}`", set.key("split")))
-        })?,
-    };
-    let mut val = match (&set.val_path, &set.val_split) {
-        (Some(path), _) => {
-            let mut splits = discover(path, None)?;
-            let names = ["validation", "train"];
-            let paths = names.iter().find_map(|n| splits.remove(*n)).ok_or_else(|| {
-                Problem::in_file(path, "holds neither validation nor training rows")
-            })?;
-            Some(Files { paths, slice: None })
-        }
-        (None, Some(text)) => Some(written("val_split", text)?),
-        (None, None) => class_val.and_then(of_class).or_else(|| whole("validation")),
-    };
-    if set.val_split_fraction.is_some() && val.is_some() {
-        let chosen = set.val_path.is_some() || set.val_split.is_some();
-        if !chosen && set.split.is_some() {
-            val = None;
-        } else {
-            let message = "has a val file, and `data.init_args.val_split_fraction` is set too";
-            return Err(Problem::in_file(&place, message).hint("remove one of the two").into());
-        }
-    }
-    let Some((repo, commit)) = far else { return Ok((train, val)) };
-    let fetch = |files: Files| -> Result<Files> {
-        let names: Vec<String> =
-            files.paths.iter().map(|p| p.to_string_lossy().into_owned()).collect();
-        Ok(Files { paths: remote.files(&repo, &commit, &names)?, ..files })
-    };
-    let own_val = set.val_path.is_some();
-    let val = val.map(|v| if own_val { Ok(v) } else { fetch(v) }).transpose()?;
-    Ok((fetch(train)?, val))
-}
-
-fn class_splits(class: &DataClass) -> (Option<&'static str>, Option<&'static str>) {
-    match class.home {
-        Home::Hub(_, _, train, val) => (Some(train), val),
-        _ => (None, None),
-    }
 }

@@ -8,6 +8,7 @@ mod no_code;
 mod preview;
 mod reproduce;
 mod resume;
+mod rows;
 mod runs;
 #[cfg(target_os = "linux")]
 mod sinks;

@@ -1,6 +1,6 @@
 //! Conversations by the tokenizer's chat template: rendered whole, encoded once, each answer's tokens found.
 
-use super::super::row::{Role, Turn};
+use super::super::row::{Role, Row, Turn};
 use super::answers::{Writer, answer_span};
 use super::{Encoder, Fault, IGNORED, Tokens};
 use crate::config::TrainOn;
@@ -93,6 +93,15 @@ impl Encoder<'_> {
         }
         Ok((ids, labels, prompt))
     }
+
+    /// Whether a conversation has tools of which nothing is written.
+    pub(super) fn leaves_out_tools(&self, row: &Row) -> bool {
+        let Row::Conversation { turns, tools: Some(tools) } = row else { return false };
+        let template = self.tokenizer.template.as_ref().filter(|_| self.style.is_chat_template());
+        let Some(template) = template else { return true };
+        let text = |tools| Writer { template, tools }.render(turns, false);
+        text(Some(tools)).is_ok_and(|with| text(None).is_ok_and(|without| with == without))
+    }
 }
 
 /// Takes the tokens that have a byte in one of `parts` out of what is trained.
@@ -144,24 +153,8 @@ mod tests {
         answer: &str,
         untrained: Option<Range<usize>>,
     ) -> Result<String, Fault> {
-        let home = tempfile::tempdir().unwrap();
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(from.join(name), home.path().join(name)).unwrap();
-        }
-        std::fs::write(home.path().join("chat_template.jinja"), template).unwrap();
-        let tokenizer = Tokenizer::load(home.path()).unwrap();
-        let encoder = Encoder {
-            tokenizer: &tokenizer,
-            style: Style::chat_template(),
-            chosen: false,
-            train_on: TrainOn::Assistant,
-            multi_turn: MultiTurn::Conversation,
-            limit: None,
-            context: 1000,
-            vocab: 1000,
-            ignore_index: -100,
-        };
+        let tokenizer = with_template(template);
+        let encoder = encoder(&tokenizer);
         let mut turns = vec![Turn::new(Role::User, "a"), Turn::new(Role::Assistant, answer)];
         turns[1].untrained.extend(untrained);
         if answer.is_empty() {
@@ -172,6 +165,30 @@ mod tests {
         let kept: Vec<u32> =
             ids.iter().zip(&labels).filter(|(_, l)| **l != IGNORED).map(|(id, _)| *id).collect();
         Ok(tokenizer.decode(&kept, false).unwrap())
+    }
+
+    fn with_template(template: &str) -> Tokenizer {
+        let home = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(from.join(name), home.path().join(name)).unwrap();
+        }
+        std::fs::write(home.path().join("chat_template.jinja"), template).unwrap();
+        Tokenizer::load(home.path()).unwrap()
+    }
+
+    fn encoder(tokenizer: &Tokenizer) -> Encoder<'_> {
+        Encoder {
+            tokenizer,
+            style: Style::chat_template(),
+            chosen: false,
+            train_on: TrainOn::Assistant,
+            multi_turn: MultiTurn::Conversation,
+            limit: None,
+            context: 1000,
+            vocab: 1000,
+            ignore_index: -100,
+        }
     }
 
     /// The space before the answer is a part of its first token.
@@ -199,5 +216,17 @@ mod tests {
     #[test]
     fn a_call_that_the_template_leaves_out_is_refused() {
         assert!(trained(LINES, "").unwrap_err().message.contains("`weather`"));
+    }
+
+    #[test]
+    fn tools_are_left_out_where_the_template_does_not_write_them() {
+        let left_out = |template: &str| {
+            let tokenizer = with_template(template);
+            let turns = vec![Turn::new(Role::User, "a"), Turn::new(Role::Assistant, "b")];
+            let tools = Some(serde_json::json!([{"name": "weather"}]));
+            encoder(&tokenizer).leaves_out_tools(&Row::Conversation { turns, tools })
+        };
+        assert!(left_out(LINES));
+        assert!(!left_out(&format!("{{{{ tools | tojson }}}}{LINES}")));
     }
 }

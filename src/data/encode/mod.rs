@@ -8,7 +8,7 @@ mod answers;
 mod chat;
 mod styled;
 
-use super::row::{Columns, Parsed, Role, Row, Turn, exchanges, first_exchange};
+use super::row::{Columns, Exchange, Parsed, Role, Row, Turn, exchanges, first_exchange};
 use super::source::slice::SplitSlice;
 use super::style::{Style, joined};
 use super::tokenizer::Tokenizer;
@@ -31,6 +31,8 @@ pub struct Sample {
     pub cut: Cut,
     /// Whether the row's `input` does not appear, as the style has no place for it.
     pub input_lost: bool,
+    /// Whether the row's `tools` do not appear, as the template or style does not write them.
+    pub tools_lost: bool,
 }
 
 /// What was taken away from a sample that was too long.
@@ -109,7 +111,10 @@ impl Encoder<'_> {
             row => {
                 let input_lost = lost(&row);
                 let rows = self.taken_apart(row)?;
-                let one = |row| Ok(Sample { input_lost, ..self.written(row)? });
+                let one = |row| {
+                    let tools_lost = self.leaves_out_tools(&row);
+                    Ok(Sample { input_lost, tools_lost, ..self.written(row)? })
+                };
                 rows.into_iter().map(one).collect::<Result<_, Fault>>()?
             }
         };
@@ -151,22 +156,30 @@ impl Encoder<'_> {
         if whole || self.multi_turn == MultiTurn::Conversation {
             return Ok(vec![row]);
         }
+        // An instruction with a history: templates may name its columns. Other rows stay what they are.
         let columns = match &row {
-            Row::Instruction { columns, .. } => columns.clone(),
-            _ => Map::new(),
+            Row::Instruction { columns, .. } => Some(columns.clone()),
+            _ => None,
+        };
+        let tools = match &row {
+            Row::Conversation { tools, .. } => tools.clone(),
+            _ => None,
         };
         let turns = row.into_turns(joined).unwrap_or_default();
         let pairs = match self.multi_turn {
             MultiTurn::First => first_exchange(&turns)?.into_iter().collect(),
             _ => exchanges(&turns)?,
         };
-        let one = |e: super::row::Exchange| Row::Instruction {
-            system: e.system,
-            history: Vec::new(),
-            instruction: e.question,
-            input: String::new(),
-            output: e.answer,
-            columns: columns.clone(),
+        let one = |e: Exchange<'_>| match &columns {
+            None => Row::Conversation { turns: e.turns(), tools: tools.clone() },
+            Some(columns) => Row::Instruction {
+                system: e.system.map(|t| t.content.clone()),
+                history: Vec::new(),
+                instruction: e.question.content.clone(),
+                input: String::new(),
+                output: e.answer.content.clone(),
+                columns: columns.clone(),
+            },
         };
         Ok(pairs.into_iter().map(one).collect())
     }

@@ -72,49 +72,50 @@ pub(super) fn with_system(
 }
 
 /// A question and its answer out of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    /// The conversation's system prompt.
-    pub system: Option<String>,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exchange<'a> {
+    /// The conversation's system turn.
+    pub system: Option<&'a Turn>,
     /// What is asked.
-    pub question: String,
-    /// The answer.
-    pub answer: String,
+    pub question: &'a Turn,
+    /// The answer, trained or not.
+    pub answer: &'a Turn,
+}
+
+impl Exchange<'_> {
+    /// The exchange as a conversation of its own.
+    pub fn turns(&self) -> Vec<Turn> {
+        self.system.into_iter().chain([self.question, self.answer]).cloned().collect()
+    }
 }
 
 /// Each question with its answer, without what came before: LitGPT's flattening of conversations,
 /// `for i in range(0, len(convo) - 1, 2)`.
 ///
 /// A system prompt, which there takes the first question's place and makes the question the answer, goes with each exchange here.
-/// Exchanges whose answer is not trained are left out.
 ///
 /// # Errors
-/// A message without place, when the conversation calls tools, whose exchanges mean nothing apart, or an answer is trained in part.
-pub fn exchanges(turns: &[Turn]) -> Result<Vec<Exchange>, String> {
+/// A message without place, when the conversation calls tools, whose exchanges mean nothing apart, or a system turn stands in its
+/// middle, which belongs to none of them.
+pub fn exchanges(turns: &[Turn]) -> Result<Vec<Exchange<'_>>, String> {
     let plain = |t: &Turn| t.role != Role::Tool && !t.extra.contains_key("tool_calls");
     if !turns.iter().all(plain) {
         return Err("calls tools, so its exchanges mean nothing apart; read it whole (`multi_turn: conversation`)".into());
     }
-    if !turns.iter().all(|t| t.untrained.is_empty()) {
-        return Err("has an answer that is trained in part, and exchanges have none; read it whole (`multi_turn: conversation`)".into());
+    if turns.iter().skip(1).any(|t| t.role == Role::System) {
+        return Err("has a system turn in its middle, which belongs to no exchange; read it whole (`multi_turn: conversation`)".into());
     }
-    let system = turns.first().filter(|t| t.role == Role::System).map(|t| t.content.clone());
-    let pair = |w: &[Turn]| {
-        let asked = w[0].role == Role::User && w[1].role == Role::Assistant && w[1].train;
-        asked.then(|| Exchange {
-            system: system.clone(),
-            question: w[0].content.clone(),
-            answer: w[1].content.clone(),
-        })
-    };
-    Ok(turns.windows(2).filter_map(pair).collect())
+    let system = turns.first().filter(|t| t.role == Role::System);
+    let pair = |w: &[Turn]| w[0].role == Role::User && w[1].role == Role::Assistant;
+    let pairs = turns.windows(2).filter(|w| pair(w));
+    Ok(pairs.map(|w| Exchange { system, question: &w[0], answer: &w[1] }).collect())
 }
 
 /// The first question with its answer: LitGPT's `include_multiturn_conversations: false`.
 ///
 /// # Errors
 /// As [`exchanges`].
-pub fn first_exchange(turns: &[Turn]) -> Result<Option<Exchange>, String> {
+pub fn first_exchange(turns: &[Turn]) -> Result<Option<Exchange<'_>>, String> {
     let end = turns.iter().position(|t| t.role == Role::Assistant).map_or(0, |i| i + 1);
     Ok(exchanges(&turns[..end])?.into_iter().next())
 }

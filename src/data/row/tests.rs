@@ -315,13 +315,17 @@ fn a_spoken_call_becomes_a_call() {
 #[test]
 fn exchanges_carry_the_system_prompt() {
     let row = json!({"system": "s", "conversations": ["q", "a", "r", "b"]});
-    let found = exchanges(&turns(&row)).unwrap();
-    let one = |q: &str, a: &str| Exchange {
-        system: Some("s".into()),
-        question: q.into(),
-        answer: a.into(),
-    };
-    assert_eq!(found, [one("q", "a"), one("r", "b")]);
+    let turns = turns(&row);
+    let found = exchanges(&turns).unwrap();
+    let one = |question, answer| Exchange { system: Some(&turns[0]), question, answer };
+    assert_eq!(found, [one(&turns[1], &turns[2]), one(&turns[3], &turns[4])]);
+}
+
+#[test]
+fn a_system_turn_in_the_middle_belongs_to_no_exchange() {
+    let mut turns = turns(&json!({"conversations": ["q", "a", "r", "b"]}));
+    turns.insert(2, Turn::new(Role::System, "s"));
+    assert!(exchanges(&turns).unwrap_err().contains("system turn"));
 }
 
 #[test]
@@ -329,7 +333,7 @@ fn the_first_exchange_stands_before_any_call() {
     let mut turns = turns(&json!({"conversations": ["q", "a", "r", "b"]}));
     turns[3].extra.insert("tool_calls".into(), json!([1]));
     assert!(exchanges(&turns).unwrap_err().contains("tools"));
-    assert_eq!(first_exchange(&turns).unwrap().unwrap().answer, "a");
+    assert_eq!(first_exchange(&turns).unwrap().unwrap().answer.content, "a");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! Lists, structs and maps become JSON's; null stays null. Times and decimals become text. Bytes without a text annotation are text
 //! where they are UTF-8 (old writers left it out), else they are left out: images are nothing to read.
 //!
-//! Codecs: snappy, gzip, zstd, lz4. <https://parquet.apache.org/docs/file-format/>
+//! Codecs: snappy, gzip, zstd, brotli, lz4, which are all that pyarrow writes. <https://parquet.apache.org/docs/file-format/>
 
 use super::{Fault, Line, Options, Reader, nesting};
+use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
@@ -47,7 +48,14 @@ fn open(mut file: File) -> Result<SerializedFileReader<File>, Fault> {
         let message = format!("has a schema that nests deeper than {MAX_LEVELS} levels");
         return Err(Fault::file(0, 0, message));
     }
-    guarded(|| SerializedFileReader::new(file).map_err(|e| said(&e))).map_err(whole)
+    let reader =
+        guarded(|| SerializedFileReader::new(file).map_err(|e| said(&e))).map_err(whole)?;
+    let columns = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+    if columns.into_iter().any(|column| column.compression() == Compression::LZO) {
+        let fault = Fault::file(0, 0, "is compressed with LZO, which is not read");
+        return Err(fault.hint("write it with another codec, such as zstd"));
+    }
+    Ok(reader)
 }
 
 /// The number of rows that the file says it has.

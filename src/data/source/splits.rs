@@ -7,8 +7,10 @@
 //!    begin with the word come before those that hold it elsewhere: their order decides what a seeded split of rows takes.
 //! 4. Everything is `train`.
 //!
-//! Of several kinds of files the one with most files counts, Parquet when they are as many; text files count only when there is
-//! nothing else, since a LICENSE.txt is no data. Names that begin with `.` or `__`, and a repository's own JSON files, are none.
+//! Of several kinds of files in a split the one with most files counts, Parquet when they are as many; text files count only when there
+//! is nothing else, since a LICENSE.txt is no data. Each split has its own kind, where `datasets` refuses several. What is passed over for
+//! its kind, or because its name tells no split beside names that do, is noted. Names that begin with `.` or `__`, and a
+//! repository's own JSON files, are none.
 //! LitGPT's `train.json` + `val.json` and mlx-lm's `train/valid/test.jsonl` are cases of rule 3.
 
 use super::open::{Format, KNOWN, format_of};
@@ -21,6 +23,15 @@ use std::path::{Path, PathBuf};
 
 /// Files of each split, by the split's name.
 pub type Splits<F = PathBuf> = BTreeMap<String, Vec<F>>;
+
+/// What a directory or repository holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout<F = PathBuf> {
+    /// The files that are read.
+    pub splits: Splits<F>,
+    /// Which files are not, and why; without place.
+    pub notes: Vec<String>,
+}
 
 /// Words that name a split; `datasets` 5.2 `data_files.py`.
 const WORDS: &[(&str, &[&str])] = &[
@@ -41,18 +52,20 @@ const MAX_FILES: usize = 1_000_000;
 ///
 /// # Errors
 /// When there is no data, or no such config.
-pub fn discover(path: &Path, config_name: Option<&str>) -> Result<Splits> {
+pub fn discover(path: &Path, config_name: Option<&str>) -> Result<Layout> {
     if !path.is_dir() {
-        return Ok(Splits::from([("train".into(), vec![path.into()])]));
+        let splits = Splits::from([("train".into(), vec![path.into()])]);
+        return Ok(Layout { splits, notes: Vec::new() });
     }
     let mut names = Vec::new();
     walk(path, "", &mut BTreeSet::new(), &mut names)?;
     let readme = fs::read(path.join("README.md")).ok();
     let readme = readme.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let splits = split_files(&names, readme.as_deref(), config_name)
+    let Layout { splits, notes } = split_files(&names, readme.as_deref(), config_name)
         .map_err(|message| Problem::in_file(path, message))?;
     let full = |names: Vec<String>| names.into_iter().map(|n| path.join(n)).collect();
-    Ok(splits.into_iter().map(|(split, names)| (split, full(names))).collect())
+    let splits = splits.into_iter().map(|(split, names)| (split, full(names))).collect();
+    Ok(Layout { splits, notes })
 }
 
 /// Collects the files below `relative` by their names relative to `root`; links are followed, as the Hub's cache needs, but no
@@ -96,20 +109,23 @@ pub fn split_files(
     names: &[String],
     readme: Option<&str>,
     config_name: Option<&str>,
-) -> Result<Splits<String>, String> {
+) -> Result<Layout<String>, String> {
     let mut data: Vec<&str> = names.iter().map(String::as_str).filter(|n| is_data(n)).collect();
     data.sort_unstable();
     let configs = readme.map_or(Ok(Vec::new()), readme::configs)?;
-    let splits = if configs.is_empty() {
-        by_names(&inside(&data, config_name)?)
+    let mut notes = Vec::new();
+    let mut splits = if configs.is_empty() {
+        by_names(&inside(&data, config_name)?, &mut notes)
     } else {
-        of_config(choose(&configs, config_name)?, names, &data)?
+        of_config(choose(&configs, config_name)?, names, &data, &mut notes)?
     };
-    let splits = one_format(splits);
+    for (split, files) in &mut splits {
+        notes.extend(one_format(split, files));
+    }
     if splits.is_empty() {
         return Err(nothing(names));
     }
-    Ok(splits)
+    Ok(Layout { splits, notes })
 }
 
 fn base(name: &str) -> &str {
@@ -164,13 +180,19 @@ fn choose<'a>(configs: &'a [Config], name: Option<&str>) -> Result<&'a Config, S
     }
 }
 
-fn of_config(config: &Config, all: &[String], data: &[&str]) -> Result<Splits<String>, String> {
+fn of_config(
+    config: &Config,
+    all: &[String],
+    data: &[&str],
+    notes: &mut Vec<String>,
+) -> Result<Splits<String>, String> {
     let dir = config.data_dir.as_ref().filter(|d| !d.is_empty() && *d != ".");
     let within = |name: &str| {
         dir.is_none_or(|d| name.strip_prefix(d.as_str()).is_some_and(|n| n.starts_with('/')))
     };
     let Some(files) = &config.data_files else {
-        return Ok(by_names(&data.iter().copied().filter(|n| within(n)).collect::<Vec<_>>()));
+        let data: Vec<&str> = data.iter().copied().filter(|n| within(n)).collect();
+        return Ok(by_names(&data, notes));
     };
     let mut splits = Splits::new();
     for (split, patterns) in files {
@@ -238,7 +260,7 @@ fn named<'a>(parts: impl Iterator<Item = &'a str> + Clone) -> Option<(String, us
     WORDS.iter().find_map(|(split, words)| Some(((*split).to_owned(), place(words)?)))
 }
 
-fn by_names(data: &[&str]) -> Splits<String> {
+fn by_names(data: &[&str], notes: &mut Vec<String>) -> Splits<String> {
     type Rule<'a> = &'a dyn Fn(&str) -> Option<(String, usize)>;
     let group = |rule: Rule<'_>| {
         let mut splits: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
@@ -257,27 +279,53 @@ fn by_names(data: &[&str]) -> Splits<String> {
         &|name| named(std::iter::once(base(name))),
         &|_| Some(("train".into(), 0)),
     ];
-    rules.iter().map(|rule| group(rule)).find(|splits| !splits.is_empty()).unwrap_or_default()
+    let splits =
+        rules.iter().map(|rule| group(rule)).find(|splits| !splits.is_empty()).unwrap_or_default();
+    let read: BTreeSet<&str> = splits.values().flatten().map(String::as_str).collect();
+    let rest: Vec<&str> = data.iter().copied().filter(|name| !read.contains(name)).collect();
+    if !rest.is_empty() {
+        notes.push(format!(
+            "passed over, as other names tell a split and these do not: {}",
+            first_of(&rest)
+        ));
+    }
+    splits
 }
 
-/// Of several kinds of files the one with most.
-fn one_format(mut splits: Splits<String>) -> Splits<String> {
+/// The first of names, and how many more there are.
+fn first_of(names: &[&str]) -> String {
+    const MOST: usize = 5;
+    let shown = names[..names.len().min(MOST)].join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Leaves of several kinds of files the one with most; a note names the others.
+fn one_format(split: &str, files: &mut Vec<String>) -> Option<String> {
     // JSON and JSON lines are read alike.
     let kind = |name: &str| match format_of(base(name)) {
         Some(Format::Lines) => Some(Format::Json),
         other => other,
     };
     let mut counts: BTreeMap<Format, usize> = BTreeMap::new();
-    for format in splits.values().flatten().filter_map(|n| kind(n)) {
+    for format in files.iter().filter_map(|n| kind(n)) {
         *counts.entry(format).or_default() += 1;
     }
     let best = counts.iter().max_by_key(|(format, count)| {
         (**format != Format::Text, **count, std::cmp::Reverse(**format))
     });
     let best = best.map(|(format, _)| *format);
-    splits.values_mut().for_each(|files| files.retain(|n| kind(n) == best));
-    splits.retain(|_, files| !files.is_empty());
-    splits
+    let (kept, others): (Vec<String>, Vec<String>) =
+        std::mem::take(files).into_iter().partition(|n| kind(n) == best);
+    *files = kept;
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let first = files.first().filter(|_| !others.is_empty())?;
+    Some(format!(
+        "passed over, as a split is read in one format and `{split}` in that of {first}: {}",
+        first_of(&others)
+    ))
 }
 
 fn nothing(names: &[String]) -> String {
@@ -301,7 +349,13 @@ mod tests {
         config: Option<&str>,
     ) -> Result<Splits<String>, String> {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        split_files(&names, readme, config)
+        Ok(split_files(&names, readme, config)?.splits)
+    }
+
+    /// What is passed over in a directory of files.
+    fn passed_over(names: &[&str]) -> Vec<String> {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        split_files(&names, None, None).unwrap().notes
     }
 
     /// Splits as `name: file file; …`.
@@ -338,6 +392,32 @@ mod tests {
     }
 
     #[test]
+    fn each_split_has_its_own_format() {
+        for names in [["train.jsonl", "val.csv"], ["train.csv", "val.jsonl"]] {
+            let [train, val] = names;
+            assert_eq!(shown(&names), format!("train: {train}; validation: {val}"));
+            assert_eq!(passed_over(&names), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn files_in_another_format_than_most_are_named() {
+        let names = ["a.jsonl", "b.csv", "c.csv"];
+        assert_eq!(shown(&names), "train: b.csv c.csv");
+        let [note] = &passed_over(&names)[..] else { panic!() };
+        assert!(note.ends_with("`train` in that of b.csv: a.jsonl"), "{note}");
+    }
+
+    #[test]
+    fn files_that_tell_no_split_beside_others_that_do_are_named() {
+        let extra: Vec<String> = (0..7).map(|i| format!("{i}.jsonl")).collect();
+        let names: Vec<&str> = extra.iter().map(String::as_str).chain(["train.jsonl"]).collect();
+        let [note] = &passed_over(&names)[..] else { panic!() };
+        let named = "these do not: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 2 more";
+        assert!(note.ends_with(named), "{note}");
+    }
+
+    #[test]
     fn several_configs_must_be_named() {
         let error = splits(&["main/train-0.csv"], Some(TWO), None).unwrap_err();
         assert_eq!(error, "has several configs, of which one must be named (main, socratic)");
@@ -371,6 +451,6 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("train.csv"), "a\n1\n").unwrap();
         std::os::unix::fs::symlink(home.path(), home.path().join("loop")).unwrap();
-        assert_eq!(discover(home.path(), None).unwrap()["train"].len(), 1);
+        assert_eq!(discover(home.path(), None).unwrap().splits["train"].len(), 1);
     }
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const SMALL: u64 = 4 << 20;
 
 /// Counted up when what is stored changes.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 /// The directory of all that may be made again.
 pub fn root() -> Option<PathBuf> {
