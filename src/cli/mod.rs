@@ -5,6 +5,7 @@ mod finetune;
 mod generate;
 mod merge;
 mod selftest;
+mod trained;
 
 use crate::error::UserError;
 use crate::report;

@@ -246,10 +246,11 @@ pub struct Size(pub u64);
 impl FromStr for Size {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, f64); 6] = [
+        const UNITS: [(&str, f64); 7] = [
             ("KiB", 1024.0),
             ("MiB", 1_048_576.0),
             ("GiB", 1_073_741_824.0),
+            ("KB", 1e3),
             ("MB", 1e6),
             ("GB", 1e9),
             ("", 1.0),
@@ -268,6 +269,18 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
+}
+
+/// Whether a base that is packed as `quantize` says can be computed with in `precision`.
+///
+/// # Errors
+/// What is wrong with the key or option `quantize`.
+pub fn goes_with(quantize: Option<Quantize>, precision: Precision) -> Result<(), String> {
+    let mixed = matches!(precision, Precision::Bf16Mixed | Precision::F16Mixed);
+    if mixed && quantize.is_some() {
+        return Err(format!("does not go with `precision: {precision}`; write bf16-true"));
+    }
+    Ok(())
 }
 
 /// Which validation row is answered at each evaluation.

@@ -40,7 +40,12 @@ pub struct Rows {
 pub enum Prompt {
     /// By the chat template beside the tokenizer.
     ChatTemplate,
-    /// By a prompt style: its name, and what it makes of an example question.
+    /// By the chat template beside the tokenizer, which was made from a prompt style.
+    Made {
+        /// The style's name.
+        name: String,
+    },
+    /// By a prompt style that has no chat template: its name, and what it makes of an example question.
     Style {
         /// LitGPT's name of the style.
         name: String,
@@ -194,6 +199,12 @@ impl Rows {
         let share = 100.0 * self.target_tokens as f64 / self.tokens.max(1) as f64;
         let style = match prompt {
             Prompt::ChatTemplate => "the chat template beside the tokenizer".to_owned(),
+            Prompt::Made { name } => {
+                format!(
+                    "the chat template beside the tokenizer: the prompt style {}",
+                    code(name, false)
+                )
+            }
             Prompt::Style { name, .. } => format!("the prompt style {}", code(name, false)),
         };
         let mut out = format!(

@@ -11,6 +11,7 @@ use crate::checkpoint::peft;
 use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
+use crate::data::shipped::Shipped;
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
@@ -47,6 +48,8 @@ pub struct Run {
     pub census: Census,
     /// The prompt style of each set.
     pub styles: Vec<Style>,
+    /// The chat template that goes with the adapter.
+    pub shipped: Shipped,
     /// The model with its adapter.
     pub decoder: Decoder,
     /// The adapter's parameters and gradients.
@@ -105,6 +108,8 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
 
     let Sources { data, styles, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
     notes.extend(of_data);
+    let shipped = Shipped::of(&styles, &tokenizer, data.asks());
+    notes.extend(shipped.note());
     let census = data.census();
     debug!(rows = census.rows, tokens = census.tokens, "rows encoded");
 
@@ -206,6 +211,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         data,
         census,
         styles,
+        shipped,
         decoder,
         arena,
         lora,

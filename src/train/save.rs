@@ -2,8 +2,9 @@
 
 use super::prepare::Run;
 use crate::checkpoint::run_state::RunState;
-use crate::checkpoint::{atomic, find, manifest, peft};
+use crate::checkpoint::{atomic, chat_template, find, manifest, peft};
 use crate::config::RunConfig;
+use crate::data::shipped::Shipped;
 use crate::optim::state::State;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,11 @@ pub fn save(
         let modules = run.decoder.spec.linear_paths();
         peft::write(dir, &run.arena, &run.lora, &run.paths, &modules, &base)?;
         atomic::copy_tokenizer(&run.model, dir)?;
+        match &run.shipped {
+            Shipped::Base => {}
+            Shipped::Made(text) => chat_template::replace(dir, Some(text))?,
+            Shipped::Nothing(_) => chat_template::replace(dir, None)?,
+        }
         let file = dir.join("vft.yaml");
         let text = resolved(config, run).to_yaml();
         std::fs::write(&file, text).map_err(|e| atomic::io_problem(&file, &e))?;
