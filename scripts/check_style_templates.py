@@ -1,7 +1,7 @@
 """Render the chat templates that vft makes from prompt styles with transformers, and compare with the texts that are trained.
 
 usage: VFT_CASES=cases.json cargo test --test style_templates every_style
-       python scripts/check_style_templates.py cases.json [ADAPTER_DIR]        (transformers; 5.14 when last run)
+       python scripts/check_style_templates.py cases.json [ADAPTER_DIR]        (transformers; 5.23.0 when last run: 7104 of 7104)
 The cases go through `apply_chat_template` of the bundled tokenizer, each with and without `add_generation_prompt`. With an adapter's directory its own
 template, as transformers finds it there, writes one conversation, which is printed with its tokens.
 """

@@ -59,3 +59,40 @@ fn marks(tokenizer: &Tokenizer) -> Result<Marks, String> {
     let before = if before.is_empty() { String::new() } else { text(before)? };
     Ok(Marks { before, bos: bos.map(|id| text(&[id])).transpose()?, eos })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn shipped(styles: &[Style], asks: bool) -> Shipped {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
+        Shipped::of(styles, &Tokenizer::load(&model).unwrap(), asks)
+    }
+
+    fn named(name: &str) -> Style {
+        Style::named(name, None).unwrap()
+    }
+
+    #[test]
+    fn sets_of_different_styles_have_no_template() {
+        let Shipped::Nothing(why) = shipped(&[named("alpaca"), Style::chat_template()], true)
+        else {
+            panic!()
+        };
+        let want = "the sets do not have the same prompt style: `alpaca`, `chat_template`";
+        assert_eq!(why, want);
+    }
+
+    #[test]
+    fn sets_of_one_style_have_its_template() {
+        let one = shipped(&[named("alpaca")], true);
+        assert!(matches!(one, Shipped::Made(_)));
+        assert_eq!(shipped(&[named("alpaca"), named("alpaca")], true), one);
+    }
+
+    #[test]
+    fn rows_that_ask_nothing_leave_the_bases() {
+        assert_eq!(shipped(&[named("alpaca")], false), Shipped::Base);
+    }
+}

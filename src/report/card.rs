@@ -355,6 +355,15 @@ mod tests {
     }
 
     #[test]
+    fn a_made_template_is_given_to_vllm() {
+        let prompt = Prompt::Made { name: "alpaca".into() };
+        let text = Card { prompt, adapter: "out/my run".into(), ..card() }.markdown();
+        assert!(text.contains(" --chat-template 'out/my run/chat_template.jinja'\n"), "{text}");
+        assert!(text.contains("beside the tokenizer: the prompt style `alpaca`."), "{text}");
+        assert!(text.contains("apply_chat_template"), "{text}");
+    }
+
+    #[test]
     fn thousands_stand_apart() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }

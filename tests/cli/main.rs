@@ -5,6 +5,7 @@ mod common;
 mod endings;
 mod hostile;
 mod preview;
+mod prompts;
 mod resume;
 mod runs;
 mod vinasmol;
