@@ -317,3 +317,14 @@ impl fmt::Display for EvaluateExample {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_units_of_1000_and_of_1024() {
+        let all = ["100KB", "100 KiB", "2MB", "7"].map(|text| text.parse::<Size>().unwrap().0);
+        assert_eq!(all, [100_000, 102_400, 2_000_000, 7]);
+    }
+}

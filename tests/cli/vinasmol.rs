@@ -106,7 +106,7 @@ fn lima() {
     assert!(text.contains("data: 18 training and 2 validation rows"), "{text}");
     // Seven linear layers in each of three, and the head.
     assert!(text.contains("adapter: 22 modules"), "{text}");
-    let expected = ["train.min_lr", "loss", "epochs", "conversations stay whole"];
+    let expected = ["train.min_lr", "precision", "loss", "epochs", "conversations stay whole"];
     assert_eq!(differences(text), expected);
     let everywhere =
         ["down_proj", "gate_proj", "k_proj", "lm_head", "o_proj", "q_proj", "up_proj", "v_proj"];
@@ -123,7 +123,7 @@ fn vi_alpaca() {
     let text = &done.text;
     assert!(text.contains("data: 29 training and 1 validation rows"), "{text}");
     assert!(text.contains("adapter: 6 modules"), "{text}");
-    assert_eq!(differences(text), ["train.min_lr", "epochs"]);
+    assert_eq!(differences(text), ["train.min_lr", "precision", "epochs"]);
     assert_eq!(done.trained(), ["q_proj", "v_proj"]);
     done.is_asked_by(CHATML_ALPACA);
 }
@@ -141,7 +141,7 @@ fn vi_multi_turn_alpaca() {
     let text = &done.text;
     assert!(text.contains("data: 22 training and 2 validation rows"), "{text}");
     assert!(text.contains("adapter: 6 modules"), "{text}");
-    let expected = ["train.min_lr", "epochs", "conversations stay whole"];
+    let expected = ["train.min_lr", "precision", "epochs", "conversations stay whole"];
     assert_eq!(differences(text), expected);
     assert_eq!(done.trained(), ["q_proj", "v_proj"]);
     done.is_asked_by(CHATML_NO_SYS);

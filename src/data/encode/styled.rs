@@ -194,7 +194,8 @@ mod tests {
     /// A conversation as it is trained, and as the shipped template writes it, both as text.
     fn both(around: &[&str], style: Style, system: Option<&str>) -> [String; 2] {
         let tokenizer = tokenizer(around);
-        let Shipped::Made(source) = Shipped::of(&[style.clone()], &tokenizer, true) else {
+        let Shipped::Made(source) = Shipped::of(std::slice::from_ref(&style), &tokenizer, true)
+        else {
             panic!("no template");
         };
         let encoder = Encoder {
