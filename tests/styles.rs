@@ -205,6 +205,10 @@ or `prompt_style: litgpt.prompts.Llama3`) or a bare class name. Named styles wri
 - **System text**: a row's own replaces the style's default. Where there is no place for one, such rows are refused, or counted with `on_bad_row: skip`. In `alpaca`,
   `flan` and `longform` it replaces the preamble, paragraph break included, as in LitGPT.
 - A later question of a conversation follows the previous answer's EOS without system text or preamble.
+- The adapter (and the merged model) gets a `chat_template.jinja` made from the style, so that `vft generate`, transformers' `apply_chat_template` and
+  vLLM (`--chat-template`, as the model card shows) write what was trained: BOS where training had it, EOS after each answer, the style's
+  own system text. A message may have an `input` beside its `content`. A `prompt_template` that names other columns, or sets of
+  different styles, have no chat template: the run notes it, none is shipped, and the card shows a whole prompt.
 - LitGPT's names and classes are first, VinaSmol's follow. `chatml` and `default` are our own: they put the input on a line of its own after
   the instruction.
 - An empty question in VinaSmol's two styles is a turn that is closed; there it stays open, and the answer would be the user's.

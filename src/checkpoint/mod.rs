@@ -1,6 +1,7 @@
 //! What a run leaves on disk: adapters in PEFT's format, written aside and renamed into place.
 
 pub mod atomic;
+pub mod chat_template;
 pub mod disk;
 pub mod find;
 pub mod manifest;

@@ -9,6 +9,7 @@
 //! ```
 
 use super::atomic::{TOKENIZER_FILES, copy_tokenizer, io_problem, replace_dir};
+use super::chat_template::Template;
 use super::disk::Disk;
 use super::run_state::RunState;
 use super::{manifest, peft};
@@ -36,6 +37,8 @@ pub struct Parts<'a> {
     pub base: &'a peft::Base<'a>,
     /// The directory with the tokenizer's files.
     pub tokenizer: &'a Path,
+    /// The chat template in the place of the tokenizer's.
+    pub template: Template<'a>,
     /// The config as YAML.
     pub config: &'a str,
     /// Where the run stands.
@@ -64,6 +67,7 @@ impl Parts<'_> {
         replace_dir(disk, place, |dir| {
             peft::write(disk, dir, self.arena, self.lora, self.paths, self.modules, self.base)?;
             copy_tokenizer(disk, self.tokenizer, dir)?;
+            self.template.write(disk, dir)?;
             let file = dir.join(CONFIG);
             disk.write(&file, self.config.as_bytes()).map_err(|e| io_problem(&file, &e))?;
             self.state.write(disk, dir, self.optimizer)?;

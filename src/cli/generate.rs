@@ -1,9 +1,11 @@
 //! `vft generate`: a model, an adapter if given, a prompt, an answer.
 
 use super::stop;
+use super::trained;
 use crate::checkpoint::peft;
 use crate::config::{Device, Precision, Quantize};
 use crate::data::row::{Role, Turn};
+use crate::data::template::ChatTemplate;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::model::generate::{Answer, Generator};
@@ -13,30 +15,31 @@ use crate::optim::Arena;
 use crate::report;
 use crate::train::device::{self, Opened};
 use crate::train::prepare::in_file;
-use crate::train::remote::Remote;
 use anyhow::Result;
 use std::path::PathBuf;
+use std::str::FromStr;
 use tracing::debug;
 
 /// Arguments of `vft generate`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Hugging Face model directory, or a model on the Hub.
+    /// Hugging Face model directory, or a model on the Hub; if not given, the one that the adapter names.
     #[arg(long, value_name = "DIR | ID")]
-    base: PathBuf,
+    base: Option<PathBuf>,
     /// Branch, tag or commit of a model on the Hub.
     #[arg(long)]
     revision: Option<String>,
     /// PEFT adapter directory.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// Pack the base to 4 bits: bnb.nf4 or bnb.nf4-dq.
+    /// Pack the base to 4 bits: bnb.nf4, bnb.nf4-dq or none; as `vft.yaml` beside the adapter says if not given, else none.
     #[arg(long)]
-    quantize: Option<Quantize>,
+    quantize: Option<Packing>,
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// 32-true, bf16-true, bf16-mixed or, on CUDA, 16-true or 16-mixed; bf16-true if not given, 16-true on cards without bf16.
+    /// 32-true, bf16-true, bf16-mixed or, on CUDA, 16-true or 16-mixed; as `vft.yaml` beside the adapter says if not given, else bf16-true,
+    /// 16-true on cards without bf16.
     #[arg(long)]
     precision: Option<Precision>,
     /// What to ask.
@@ -72,7 +75,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     // Nothing has to be saved: a signal ends it at once.
     stop::listen()?;
     let problem = |message: String| UserError::from(Problem::new(message));
-    let base = Remote::new(None).model(&args.base, args.revision.as_deref())?;
+    let adapter = args.adapter.as_deref();
+    if let Some(dir) = adapter.filter(|dir| !dir.is_dir()) {
+        return Err(problem(format!("`--adapter`: `{}` is no directory", dir.display())).into());
+    }
+    let base = trained::base(args.base.as_deref(), args.revision.as_deref(), adapter)?;
     let positive = |name: &str, x: f32, ok: bool| {
         if ok { Ok(()) } else { Err(problem(format!("`--{name}`: {x} is out of range"))) }
     };
@@ -84,13 +91,13 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         (0.01..=100.0).contains(&args.repetition_penalty),
     )?;
 
-    let tokenizer = Tokenizer::load(&base)?;
-    let ids = prompt_ids(args, &tokenizer)?;
-    let Opened { cx, notes, .. } = device::open(args.device, args.precision, args.threads)?;
+    let mut tokenizer = Tokenizer::load(&base)?;
+    let ids = prompt_ids(args, &mut tokenizer)?;
+    let (Opened { cx, notes, .. }, quantize) = open(args)?;
     for note in notes {
         report::print_note(format_args!("note: {note}"));
     }
-    let mut decoder = cx.install(|| load(&cx, &base, args.quantize.map(device::nf4)))?;
+    let mut decoder = cx.install(|| load(&cx, &base, quantize.map(device::nf4)))?;
     let mut arena = Arena::default();
     if let Some(dir) = &args.adapter {
         let file = peft::read(dir)?;
@@ -140,8 +147,69 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     Ok(0)
 }
 
-fn prompt_ids(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let Some(template) = tokenizer.template.as_ref().filter(|_| !args.raw) else {
+/// A base packed to 4 bits, or as it is.
+#[derive(Debug, Clone, Copy)]
+struct Packing(Option<Quantize>);
+
+impl FromStr for Packing {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|q| Self(Some(q))) }
+    }
+}
+
+/// Where to compute, in what, and on which base: as the command line says, else as the adapter was trained.
+fn open(args: &Args) -> Result<(Opened, Option<Quantize>)> {
+    let all_said = args.quantize.is_some() && args.precision.is_some();
+    let run = match &args.adapter {
+        Some(adapter) if !all_said => trained::run_of(adapter)?,
+        _ => None,
+    };
+    let of_run = run.as_ref().map(|(_, r)| (r.quantize, r.precision));
+    let quantize = args.quantize.map_or(of_run.and_then(|r| r.0), |q| q.0);
+    let precision = args.precision.or(of_run.map(|r| r.1));
+    trained::check(quantize, precision.unwrap_or(Precision::Bf16))?;
+    if let Some((file, run)) = &run {
+        let packed = run.quantize.map_or("not quantised".to_owned(), |q| q.to_string());
+        let taken = match (args.quantize, args.precision) {
+            (None, None) => format!("base {packed}, {}", run.precision),
+            (None, Some(_)) => format!("base {packed}"),
+            _ => run.precision.to_string(),
+        };
+        report::print_note(format_args!("{taken}, as {} says", file.display()));
+    }
+    let opened = match (args.precision, precision) {
+        (None, Some(precision)) => {
+            trained::open(args.device, precision, args.threads, "answering")?
+        }
+        (asked, _) => device::open(args.device, asked, args.threads)?,
+    };
+    Ok((opened, quantize))
+}
+
+/// The chat template to prompt with, and for an adapter what was chosen: its own, or none where its tokenizer came without one. That of the base
+/// is for adapters that brought no tokenizer.
+fn template(args: &Args, of_base: Option<ChatTemplate>) -> Result<Option<ChatTemplate>> {
+    let Some(dir) = args.adapter.as_deref().filter(|_| !args.raw) else {
+        return Ok(of_base.filter(|_| !args.raw));
+    };
+    let own = Tokenizer::template_of(dir)?;
+    let (template, said) = match own {
+        Some(own) => (Some(own), "by the adapter's chat template"),
+        None if dir.join("tokenizer.json").is_file() => {
+            (None, "as it is, because the adapter has no chat template")
+        }
+        None if of_base.is_some() => {
+            (of_base, "by the base's chat template, because nothing beside the adapter has one")
+        }
+        None => (None, "as it is, because neither adapter nor base has a chat template"),
+    };
+    report::print_note(format_args!("prompt: {said}"));
+    Ok(template)
+}
+
+fn prompt_ids(args: &Args, tokenizer: &mut Tokenizer) -> Result<Vec<u32>> {
+    let Some(template) = template(args, tokenizer.template.take())? else {
         if args.system.is_some() {
             let message = "`--system` needs the chat template, which is not used here";
             return Err(UserError::from(Problem::new(message)).into());
@@ -153,5 +221,7 @@ fn prompt_ids(args: &Args, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let turn = |role, content: &String| Turn { train: false, ..Turn::new(role, content) };
     let system = args.system.iter().map(|s| turn(Role::System, s));
     let turns: Vec<Turn> = system.chain([turn(Role::User, &args.prompt)]).collect();
-    Ok(tokenizer.encode(&template.render(&turns, true)?, false)?)
+    let text = template.render(&turns, true)?;
+    debug!(text, "prompt");
+    Ok(tokenizer.encode(&text, false)?)
 }

@@ -7,6 +7,7 @@ mod merge;
 mod reproduce;
 mod selftest;
 mod stop;
+mod trained;
 
 use crate::error::{UserError, is_disk_full};
 use crate::report;

@@ -283,10 +283,11 @@ pub struct Size(pub u64);
 impl FromStr for Size {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, f64); 6] = [
+        const UNITS: [(&str, f64); 7] = [
             ("KiB", 1024.0),
             ("MiB", 1_048_576.0),
             ("GiB", 1_073_741_824.0),
+            ("KB", 1e3),
             ("MB", 1e6),
             ("GB", 1e9),
             ("", 1.0),
@@ -305,6 +306,18 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
+}
+
+/// Whether a base that is packed as `quantize` says can be computed with in `precision`.
+///
+/// # Errors
+/// What is wrong with the key or option `quantize`.
+pub fn goes_with(quantize: Option<Quantize>, precision: Precision) -> Result<(), String> {
+    let mixed = matches!(precision, Precision::Bf16Mixed | Precision::F16Mixed);
+    if mixed && quantize.is_some() {
+        return Err(format!("does not go with `precision: {precision}`; write bf16-true"));
+    }
+    Ok(())
 }
 
 /// Which validation row is answered at each evaluation.
@@ -339,5 +352,16 @@ impl fmt::Display for EvaluateExample {
             Self::Random => f.write_str("random"),
             Self::Index(n) => write!(f, "{n}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_units_of_1000_and_of_1024() {
+        let all = ["100KB", "100 KiB", "2MB", "7"].map(|text| text.parse::<Size>().unwrap().0);
+        assert_eq!(all, [100_000, 102_400, 2_000_000, 7]);
     }
 }

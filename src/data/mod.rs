@@ -1,7 +1,7 @@
 //! Rows to token ids, labels and batches.
 //!
 //! [`source`] (files → rows) → [`row`] (shapes → turns) → [`style`], [`template`] (turns → text) → [`encode`] (text → ids, labels) →
-//! [`ingest`] → [`store`] → [`dataset`] (splits) → [`mix`] (order) → [`batch`].
+//! [`ingest`] → [`store`] → [`dataset`] (splits) → [`mix`] (order) → [`batch`]. [`shipped`]: the chat template that goes with the adapter.
 
 pub mod batch;
 pub mod census;
@@ -12,6 +12,7 @@ pub mod mix;
 pub mod preview;
 pub mod row;
 pub mod sampler;
+pub mod shipped;
 pub mod source;
 pub mod split;
 pub mod store;

@@ -40,7 +40,12 @@ pub struct Rows {
 pub enum Prompt {
     /// By the chat template beside the tokenizer.
     ChatTemplate,
-    /// By a prompt style: its name, and what it makes of an example question.
+    /// By the chat template beside the tokenizer, which was made from a prompt style.
+    Made {
+        /// The style's name.
+        name: String,
+    },
+    /// By a prompt style that has no chat template: its name, and what it makes of an example question.
     Style {
         /// LitGPT's name of the style.
         name: String,
@@ -194,6 +199,12 @@ impl Rows {
         let share = 100.0 * self.target_tokens as f64 / self.tokens.max(1) as f64;
         let style = match prompt {
             Prompt::ChatTemplate => "the chat template beside the tokenizer".to_owned(),
+            Prompt::Made { name } => {
+                format!(
+                    "the chat template beside the tokenizer: the prompt style {}",
+                    code(name, false)
+                )
+            }
             Prompt::Style { name, .. } => format!("the prompt style {}", code(name, false)),
         };
         let mut out = format!(
@@ -341,6 +352,15 @@ mod tests {
     fn a_card_of_hostile_names_is_as_it_was_looked_at() {
         let want = include_str!("../../tests/fixtures/report/card_hostile.md");
         assert!(hostile().markdown() == want, "{}", hostile().markdown());
+    }
+
+    #[test]
+    fn a_made_template_is_given_to_vllm() {
+        let prompt = Prompt::Made { name: "alpaca".into() };
+        let text = Card { prompt, adapter: "out/my run".into(), ..card() }.markdown();
+        assert!(text.contains(" --chat-template 'out/my run/chat_template.jinja'\n"), "{text}");
+        assert!(text.contains("beside the tokenizer: the prompt style `alpaca`."), "{text}");
+        assert!(text.contains("apply_chat_template"), "{text}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ impl Card {
         let quantize =
             self.quantize.as_ref().map_or(String::new(), |q| format!(" --quantize {}", shell(q)));
         let (raw, prompt) = match &self.prompt {
-            Prompt::ChatTemplate => ("", "Xin chào!".to_owned()),
+            Prompt::ChatTemplate | Prompt::Made { .. } => ("", "Xin chào!".to_owned()),
             Prompt::Style { example, .. } => (" --raw", example.clone()),
         };
         // A shell's argument is one line here: what $'…' would be for others.
@@ -32,9 +32,30 @@ impl Card {
         let room =
             room.filter(|r| *r > 16).map_or(String::new(), |r| format!(" --max-lora-rank {r}"));
         out.push_str("\nWith vLLM:\n\n");
-        let lora = shell(&format!("{}={}", identifier(&self.title), self.adapter));
-        let serve = format!("vllm serve {base} --enable-lora --lora-modules {lora}{room}");
-        out.push_str(&block("sh", &serve));
+        let name = identifier(&self.title);
+        let lora = shell(&format!("{name}={}", self.adapter));
+        // vLLM takes the base's chat template if it is given no other.
+        let (template, request) = match &self.prompt {
+            Prompt::ChatTemplate => (String::new(), String::new()),
+            Prompt::Made { .. } => {
+                let file = shell(&format!("{}/chat_template.jinja", self.adapter));
+                (format!(" --chat-template {file}"), String::new())
+            }
+            Prompt::Style { example, .. } => {
+                let (name, example) = (quoted(&name), quoted(example));
+                let body =
+                    format!("{{\"model\": {name}, \"prompt\": {example}, \"max_tokens\": 256}}");
+                let url = "http://localhost:8000/v1/completions";
+                let kind = "'Content-Type: application/json'";
+                (String::new(), format!("\ncurl {url} -H {kind} -d {}", shell(&body)))
+            }
+        };
+        let serve =
+            format!("vllm serve {base} --enable-lora --lora-modules {lora}{room}{template}");
+        out.push_str(&block("sh", &(serve + &request)));
+        if let Prompt::Style { .. } = &self.prompt {
+            out.push_str("\nThere is no chat template for such prompts: do not ask for chat completions, whose prompts would be others.\n");
+        }
         out
     }
 
@@ -52,7 +73,7 @@ impl Card {
         };
         let (base, adapter) = (quoted(&self.base.name), quoted(&self.adapter));
         let inputs = match &self.prompt {
-            Prompt::ChatTemplate => "messages = [{\"role\": \"user\", \"content\": \"Xin chào!\"}]\n\
+            Prompt::ChatTemplate | Prompt::Made { .. } => "messages = [{\"role\": \"user\", \"content\": \"Xin chào!\"}]\n\
                 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors=\"pt\")"
                 .to_owned(),
             Prompt::Style { example, .. } => {

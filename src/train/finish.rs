@@ -8,7 +8,8 @@ use crate::checkpoint::disk::Real;
 use crate::checkpoint::room::with_room;
 use crate::config::class::Home;
 use crate::config::{MergeBase, RunConfig, SetSection};
-use crate::data::style::Exchange;
+use crate::data::shipped::Shipped;
+use crate::data::style::{Exchange, Style};
 use crate::hub::remote::is_repo_id;
 use crate::merge::{BaseWeights, MergeAsk, MergeReport, SHARD_BYTES, merge};
 use crate::report::card::{Card, Prompt, Results, Rows, Source};
@@ -82,17 +83,20 @@ fn rows_of(set: &SetSection) -> Source {
 }
 
 fn prompt(run: &Run) -> Prompt {
-    match run.styles.first() {
-        Some(style) if !style.is_chat_template() => {
-            let columns = Map::new();
-            let question = "What is the capital of Vietnam?";
-            let exchange =
-                Exchange { system: None, instruction: question, input: "", columns: &columns };
-            let example = style.prompt(&exchange).unwrap_or_default();
-            Prompt::Style { name: style.name().to_owned(), example }
-        }
-        _ => Prompt::ChatTemplate,
+    let Some(style) = run.styles.iter().find(|s| !s.is_chat_template()) else {
+        return Prompt::ChatTemplate;
+    };
+    if let Shipped::Made(_) = run.shipped {
+        return Prompt::Made { name: style.name().to_owned() };
     }
+    let columns = Map::new();
+    let question = "What is the capital of Vietnam?";
+    let exchange = Exchange { system: None, instruction: question, input: "", columns: &columns };
+    // A text that names columns of its own is shown as it is, to be filled in.
+    let example = style.prompt(&exchange).ok().or(style.own_text().map(str::to_owned));
+    let mut names: Vec<&str> = run.styles.iter().map(Style::name).collect();
+    names.dedup();
+    Prompt::Style { name: names.join(", "), example: example.unwrap_or_default() }
 }
 
 /// The keys that a reader of a card wants to see.

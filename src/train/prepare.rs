@@ -13,6 +13,7 @@ use crate::checkpoint::peft;
 use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
+use crate::data::shipped::Shipped;
 use crate::data::style::Style;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
@@ -51,6 +52,8 @@ pub struct Run {
     pub styles: Vec<Style>,
     /// The files of each set.
     pub files: Vec<SetPaths>,
+    /// The chat template that goes with the adapter.
+    pub shipped: Shipped,
     /// The model with its adapter.
     pub decoder: Decoder,
     /// The adapter's parameters and gradients.
@@ -109,6 +112,8 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
 
     let Sources { data, styles, files, notes: of_data } = sources::load(config, &tokenizer, &spec)?;
     notes.extend(of_data);
+    let shipped = Shipped::of(&styles, &tokenizer, data.asks());
+    notes.extend(shipped.note());
     let census = data.census();
     debug!(rows = census.rows, tokens = census.tokens, "rows encoded");
 
@@ -222,6 +227,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         census,
         styles,
         files,
+        shipped,
         decoder,
         arena,
         lora,

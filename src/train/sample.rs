@@ -4,6 +4,7 @@
 
 use super::prepare::Run;
 use crate::config::{EvaluateExample, RunConfig};
+use crate::data::tokenizer::Tokenizer;
 use crate::model::generate::{Answer, Generator};
 use crate::model::sample::{Sampler, Sampling};
 use crate::ops::philox::{philox4x32, seed_key};
@@ -63,6 +64,12 @@ pub fn sample(
         step,
         prompt: tokenizer.decode(prompt, false)?,
         answer: tokenizer.decode(&answer, true)?,
-        expected: tokenizer.decode(expected, true)?,
+        expected: tokenizer.decode(answer_of(tokenizer, expected), true)?,
     }))
+}
+
+/// An answer up to where generation would end; what a template writes after it, and further exchanges, are no part of it.
+fn answer_of<'a>(tokenizer: &Tokenizer, ids: &'a [u32]) -> &'a [u32] {
+    let ends = |id: &u32| tokenizer.stop_ids.contains(id) || tokenizer.is_special(*id);
+    &ids[..ids.iter().position(ends).unwrap_or(ids.len())]
 }

@@ -1,12 +1,14 @@
 //! A checkpoint of a run: the adapter, the tokenizer, the config that it came from.
 
 use super::prepare::Run;
+use crate::checkpoint::chat_template::Template;
 use crate::checkpoint::disk::Real;
 use crate::checkpoint::parts::Parts;
 use crate::checkpoint::peft;
 use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
+use crate::data::shipped::Shipped;
 use crate::optim::state::State;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,11 @@ pub fn save(
         modules: &run.decoder.spec.linear_paths(),
         base: &base,
         tokenizer: &run.model,
+        template: match &run.shipped {
+            Shipped::Base => Template::OfTheTokenizer,
+            Shipped::Made(text) => Template::Text(text),
+            Shipped::Nothing(_) => Template::Nothing,
+        },
         config: &resolved(config, run).to_yaml(),
         state,
         optimizer,

@@ -6,6 +6,7 @@ mod endings;
 mod hostile;
 mod no_code;
 mod preview;
+mod prompts;
 mod reproduce;
 mod resume;
 mod rows;

@@ -1,11 +1,18 @@
-//! VinaSmol's three runs as they are shipped, on the bundled model and rows of the right shape: they end well, and say what is other
-//! than in LitGPT.
+//! VinaSmol's three runs as they are shipped, on the bundled model and rows of the right shape: they end well, say what is other than in
+//! LitGPT, and leave an adapter that is asked as it was trained.
 
 use crate::common::*;
 use serde_json::{Value, json};
+use vft::checkpoint::peft;
+use vft::data::tokenizer::Tokenizer;
 
-/// What a run printed, after its adapter has answered a prompt.
-fn run(config: &str, rows: &str) -> String {
+/// What a run left and printed.
+struct Done {
+    home: Home,
+    text: String,
+}
+
+fn run(config: &str, rows: &str) -> Done {
     let home = Home::new();
     let (rows, out) = (home.write("rows.json", rows), home.text("out"));
     // VinaSmol's BOS opens a turn.
@@ -15,21 +22,16 @@ fn run(config: &str, rows: &str) -> String {
         "\"bos_token\": \"<s>\"",
         "\"bos_token\": \"<|im_start|>\"",
     );
-    let model = home.text("model");
     let output = vft(&[
         "finetune_lora",
         "--config",
         &format!("configs/vinasmol/{config}.yml"),
         "--checkpoint_dir",
-        &model,
+        &home.text("model"),
         "--data.path",
         &rows,
         "--out_dir",
         &out,
-        "--train.max_steps",
-        "2",
-        "--precision",
-        "32-true",
         "--device",
         "cpu",
         "--eval.max_new_tokens",
@@ -41,25 +43,48 @@ fn run(config: &str, rows: &str) -> String {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("keep the BOS that they begin with; LitGPT strips it"), "{text}");
-    let adapter = home.text("out/final");
-    let asked = vft(&[
-        "generate",
-        "--base",
-        &model,
-        "--adapter",
-        &adapter,
-        "--prompt",
-        "Xin chào!",
-        "--max-new-tokens",
-        "4",
-        "--precision",
-        "32-true",
-        "--device",
-        "cpu",
-    ]);
-    assert_eq!(asked.status.code(), Some(0), "{}", stderr(&asked));
-    text
+    Done { home, text }
 }
+
+impl Done {
+    fn answer(&self, more: &[&str]) -> (String, String) {
+        let adapter = self.home.text("out/final");
+        let args = ["generate", "--adapter", &adapter, "--max-new-tokens", "8", "--device", "cpu"];
+        let output = vft(&[&args[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        (String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+    }
+
+    /// The adapter is asked in bf16 and in the style that it was trained in: `prompt` is what that makes of a greeting.
+    fn is_asked_by(&self, prompt: &str) {
+        let dir = self.home.path("out/final");
+        let template = Tokenizer::template_of(&dir).unwrap().unwrap();
+        let greeting = json!({"role": "user", "content": "Xin chào!"});
+        assert_eq!(template.render_messages(&[greeting], None, true).unwrap(), prompt);
+        let (by_template, notes) = self.answer(&["--prompt", "Xin chào!"]);
+        assert!(notes.contains("base not quantised, bf16-true, as "), "{notes}");
+        assert!(notes.contains("prompt: by the adapter's chat template"), "{notes}");
+        assert_eq!(by_template, self.answer(&["--raw", "--prompt", prompt]).0);
+    }
+
+    /// The modules that are adapted, each of which has learned something.
+    fn trained(&self) -> Vec<String> {
+        let adapter = peft::read(&self.home.path("out/final")).unwrap();
+        for (path, (_, b)) in &adapter.tensors {
+            assert!(b.iter().any(|x| *x != 0.0), "{path} is as it began");
+        }
+        let mut names: Vec<String> =
+            adapter.tensors.keys().map(|p| p.rsplit('.').next().unwrap().to_owned()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+const CHATML_ALPACA: &str = "<|im_start|>system\nYou are a helpful assistant. Follow the user's request and provide a complete, relevant answer. \
+     Stay concise, factual, and on-topic, and do not add unrelated content.\n\n<|im_end|>\n\
+     <|im_start|>user\nXin chào!<|im_end|>\n<|im_start|>assistant\n";
+const CHATML_NO_SYS: &str = "<|im_start|>user\nXin chào!<|im_end|>\n<|im_start|>assistant\n";
 
 /// What each line of the list of differences begins with.
 fn differences(text: &str) -> Vec<&str> {
@@ -76,12 +101,17 @@ fn lines(rows: impl Iterator<Item = Value>) -> String {
 fn lima() {
     let turn = |i: usize| [format!("Đếm đến {i}?"), format!("Một đến {i}.")];
     let row = |i: usize| json!({"conversations": (0..=i % 3).flat_map(turn).collect::<Vec<_>>(), "source": "multi_turn"});
-    let text = run("lima", &lines((0..20).map(row)));
+    let done = run("lima", &lines((0..20).map(row)));
+    let text = &done.text;
     assert!(text.contains("data: 18 training and 2 validation rows"), "{text}");
     // Seven linear layers in each of three, and the head.
     assert!(text.contains("adapter: 22 modules"), "{text}");
-    let expected = ["train.min_lr", "loss", "epochs", "conversations stay whole"];
-    assert_eq!(differences(&text), expected);
+    let expected = ["train.min_lr", "precision", "loss", "epochs", "conversations stay whole"];
+    assert_eq!(differences(text), expected);
+    let everywhere =
+        ["down_proj", "gate_proj", "k_proj", "lm_head", "o_proj", "q_proj", "up_proj", "v_proj"];
+    assert_eq!(done.trained(), everywhere);
+    done.is_asked_by(CHATML_ALPACA);
 }
 
 #[test]
@@ -89,10 +119,13 @@ fn vi_alpaca() {
     let input = |i: usize| if i.is_multiple_of(2) { "" } else { "nhà nước chó" };
     let row = |i: usize| json!({"instruction": format!("Tính {i} + 1."), "input": input(i), "output": format!("{}", i + 1)});
     // One list, as the data set's file is.
-    let text = run("vi_alpaca", &lines([Value::from_iter((0..30).map(row))].into_iter()));
+    let done = run("vi_alpaca", &lines([Value::from_iter((0..30).map(row))].into_iter()));
+    let text = &done.text;
     assert!(text.contains("data: 29 training and 1 validation rows"), "{text}");
     assert!(text.contains("adapter: 6 modules"), "{text}");
-    assert_eq!(differences(&text), ["train.min_lr", "epochs"]);
+    assert_eq!(differences(text), ["train.min_lr", "precision", "epochs"]);
+    assert_eq!(done.trained(), ["q_proj", "v_proj"]);
+    done.is_asked_by(CHATML_ALPACA);
 }
 
 #[test]
@@ -104,9 +137,12 @@ fn vi_multi_turn_alpaca() {
         ]
     };
     let row = |i: usize| json!({"messages": (0..=i % 3).flat_map(turn).collect::<Vec<_>>()});
-    let text = run("vi_multi_turn_alpaca", &lines((0..24).map(row)));
+    let done = run("vi_multi_turn_alpaca", &lines((0..24).map(row)));
+    let text = &done.text;
     assert!(text.contains("data: 22 training and 2 validation rows"), "{text}");
     assert!(text.contains("adapter: 6 modules"), "{text}");
-    let expected = ["train.min_lr", "epochs", "conversations stay whole"];
-    assert_eq!(differences(&text), expected);
+    let expected = ["train.min_lr", "precision", "epochs", "conversations stay whole"];
+    assert_eq!(differences(text), expected);
+    assert_eq!(done.trained(), ["q_proj", "v_proj"]);
+    done.is_asked_by(CHATML_NO_SYS);
 }

@@ -72,6 +72,7 @@ pub(crate) fn save(
         modules: &modules,
         base: &vft::checkpoint::peft::Base { name: "base", revision: None },
         tokenizer,
+        template: vft::checkpoint::chat_template::Template::OfTheTokenizer,
         config: "seed: 1\n",
         state: &state(step),
         optimizer: optimizer.as_ref(),

@@ -1,7 +1,8 @@
 //! What the adapter is added to, and why: asked for, or read from the run that trained it.
 
+use super::super::trained;
 use super::Args;
-use crate::config::{Precision, RunConfig};
+use crate::config::Precision;
 use crate::error::{Problem, UserError};
 use crate::merge::BaseWeights;
 use crate::model::load::Nf4;
@@ -30,7 +31,6 @@ pub(super) struct Choice {
 }
 
 pub(super) fn choose(args: &Args) -> Result<Choice> {
-    let file = args.adapter.join("vft.yaml");
     let all_said = args.quantize.is_some() && args.precision.is_some();
     let plain = args.base_weights == Some(Asked::Original) && !args.verify;
     if plain && (args.quantize.is_some() || args.precision.is_some()) {
@@ -39,16 +39,15 @@ pub(super) fn choose(args: &Args) -> Result<Choice> {
         let hint = "leave them out, or let `--verify` compare with the base that they describe";
         return Err(UserError::from(Problem::new(message).hint(hint)).into());
     }
-    let run = (file.is_file() && !all_said && !plain)
-        .then(|| RunConfig::load(Some(&file), &[]))
-        .transpose()?;
-    let of_run = run.as_ref().map(|r| (r.quantize, r.precision));
+    let run = if all_said || plain { None } else { trained::run_of(&args.adapter)? };
+    let of_run = run.as_ref().map(|(_, r)| (r.quantize, r.precision));
     let quantize = args.quantize.or(of_run.and_then(|r| r.0));
     let precision = args.precision.or(of_run.map(|r| r.1)).unwrap_or(Precision::Bf16);
+    trained::check(quantize, precision)?;
     let trained_on = quantize.map(|q| (device::nf4(q), device::products(precision)));
-    let source = match args.quantize {
-        Some(_) => "`--quantize` says".to_owned(),
-        None => format!("{} says", file.display()),
+    let source = match (&args.quantize, &run) {
+        (None, Some((file, _))) => format!("{} says", file.display()),
+        _ => "`--quantize` says".to_owned(),
     };
     let why = match (args.base_weights, quantize) {
         (Some(_), _) => "as asked".to_owned(),

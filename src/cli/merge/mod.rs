@@ -5,15 +5,15 @@ mod table;
 mod texts;
 
 use super::stop::{self, KILLED, UNFINISHED};
+use super::trained;
 use crate::config::{Device, Precision, Quantize, Size};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, UserError};
 use crate::merge::verify::{VerifyAsk, sample, verify};
-use crate::merge::{MergeAsk, MergeReport, TiedHead, base_of, merge};
+use crate::merge::{MergeAsk, MergeReport, TiedHead, merge};
 use crate::ops::Cx;
 use crate::report;
 use crate::train::device::{self, Opened};
-use crate::train::remote::Remote;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -75,16 +75,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let message = format!("`--adapter`: `{}` is no directory", args.adapter.display());
         return Err(UserError::from(Problem::new(message)).into());
     }
-    let (base, revision) = match &args.base {
-        Some(base) => (base.clone(), None),
-        None => {
-            let (base, revision) = base_of(&args.adapter)?;
-            report::print_note(format_args!("base: {}, as the adapter says", base.display()));
-            (base, revision)
-        }
-    };
-    let revision = args.revision.as_deref().or(revision.as_deref());
-    let base = Remote::new(None).model(&base, revision)?;
+    let (base, revision) = (args.base.as_deref(), args.revision.as_deref());
+    let base = trained::base(base, revision, Some(&args.adapter))?;
     let choice = choice::choose(args)?;
     report::print_note(format_args!("base weights: {}", choice.reason));
     let ask = MergeAsk {
@@ -154,18 +146,8 @@ impl Check {
     fn new(args: &Args, base: &Path, precision: Precision) -> Result<Self> {
         let tokenizer = Tokenizer::load(base)?;
         let texts = args.verify_text.as_deref().map(|f| texts::read(f, SEQUENCES)).transpose()?;
-        let open = |precision| device::open(args.device, Some(precision), args.threads);
-        let Opened { cx, notes, .. } = match open(precision) {
-            Err(_)
-                if matches!(precision, Precision::F16 | Precision::F16Mixed)
-                    && !matches!(args.device, Device::Cuda(_)) =>
-            {
-                let note = format!("note: {precision} needs a CUDA device; verifying in 32-true");
-                report::print_note(note);
-                open(Precision::F32)?
-            }
-            opened => opened?,
-        };
+        let Opened { cx, notes, .. } =
+            trained::open(args.device, precision, args.threads, "verifying")?;
         for note in notes {
             report::print_note(format_args!("note: {note}"));
         }

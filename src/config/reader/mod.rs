@@ -74,10 +74,7 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
         notes: Vec::new(),
     };
     train::check(r, &mut config.train, config.optimizer.lr);
-    let mixed = matches!(config.precision, Precision::Bf16Mixed | Precision::F16Mixed);
-    if mixed && config.quantize.is_some() {
-        let message =
-            format!("does not go with `precision: {}`; write bf16-true", config.precision);
+    if let Err(message) = goes_with(config.quantize, config.precision) {
         r.problem("quantize", &message);
     }
     // In the order of the file; what the command line says last.

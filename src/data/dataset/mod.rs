@@ -249,6 +249,12 @@ impl DataSet {
         (prompt > 0 && prompt < ids.len()).then(|| ids.split_at(prompt))
     }
 
+    /// Whether any training sample has a prompt.
+    pub fn asks(&self) -> bool {
+        let prompt = |k: &Key| self.stores[k.store as usize].0.entries()[k.sample as usize].prompt;
+        self.train.iter().any(|k| prompt(k) > 0)
+    }
+
     /// A validation sample.
     pub fn val(&self, i: usize) -> Example<'_> {
         self.example(self.val[i])

@@ -152,3 +152,96 @@ fn no_tools(style: &str) -> Fault {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::shipped::Shipped;
+    use super::super::super::style::Style;
+    use super::super::super::template::ChatTemplate;
+    use super::super::super::tokenizer::Tokenizer;
+    use super::*;
+    use crate::config::MultiTurn;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    /// The bundled tokenizer, which puts `around` round a text: `$A` is the text.
+    fn tokenizer(around: &[&str]) -> Tokenizer {
+        let home = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model");
+        std::fs::copy(
+            from.join("tokenizer_config.json"),
+            home.path().join("tokenizer_config.json"),
+        )
+        .unwrap();
+        let text = std::fs::read_to_string(from.join("tokenizer.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let plain = tokenizers::Tokenizer::from_file(from.join("tokenizer.json")).unwrap();
+        let id = |t: &str| plain.token_to_id(t).unwrap();
+        let piece = |t: &&str| match *t {
+            "$A" => serde_json::json!({"Sequence": {"id": "A", "type_id": 0}}),
+            t => serde_json::json!({"SpecialToken": {"id": t, "type_id": 0}}),
+        };
+        let tokens = around.iter().filter(|t| **t != "$A");
+        let tokens: Map<_, _> = tokens
+            .map(|t| ((*t).to_owned(), serde_json::json!({"id": t, "ids": [id(t)], "tokens": [t]})))
+            .collect();
+        json["post_processor"]["single"] = around.iter().map(piece).collect();
+        json["post_processor"]["special_tokens"] = tokens.into();
+        std::fs::write(home.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::load(home.path()).unwrap()
+    }
+
+    /// A conversation as it is trained, and as the shipped template writes it, both as text.
+    fn both(around: &[&str], style: Style, system: Option<&str>) -> [String; 2] {
+        let tokenizer = tokenizer(around);
+        let Shipped::Made(source) = Shipped::of(std::slice::from_ref(&style), &tokenizer, true)
+        else {
+            panic!("no template");
+        };
+        let encoder = Encoder {
+            tokenizer: &tokenizer,
+            style,
+            chosen: true,
+            train_on: TrainOn::Assistant,
+            multi_turn: MultiTurn::Conversation,
+            limit: None,
+            context: 1000,
+            vocab: 1000,
+            ignore_index: -100,
+        };
+        let system = system.map(|s| Turn::new(Role::System, s));
+        let said = ["đất", "trời", "mưa<|im_end|>", "nắng<|im_end|>"].into_iter().enumerate();
+        let role = |i: usize| if i.is_multiple_of(2) { Role::User } else { Role::Assistant };
+        let said = said.map(|(i, text)| Turn::new(role(i), text));
+        let turns: Vec<Turn> = system.into_iter().chain(said).collect();
+        let (ids, ..) =
+            encoder.styled(&Row::Conversation { turns: turns.clone(), tools: None }).unwrap();
+        let template = ChatTemplate::new(Path::new("t"), &source, BTreeMap::new()).unwrap();
+        let text = template.render(&turns, false).unwrap();
+        let written = tokenizer.encode(&text, false).unwrap();
+        [&ids, &written].map(|ids| tokenizer.decode(ids, false).unwrap())
+    }
+
+    const ROUND: [&[&str]; 4] =
+        [&["$A"], &["<s>", "$A"], &["<s>", "$A", "<|im_end|>"], &["$A", "<|im_end|>"]];
+
+    #[test]
+    fn the_shipped_template_writes_what_is_trained() {
+        for around in ROUND {
+            for (name, system) in [("chatml", Some("S")), ("alpaca", None), ("phi-2", None)] {
+                let [trained, written] = both(around, Style::named(name, None).unwrap(), system);
+                assert_eq!(written, trained, "{name} {around:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_shipped_template_does_not_repeat_bos() {
+        for around in ROUND {
+            let style = Style::template("<s> {instruction} ").unwrap();
+            let [trained, written] = both(around, style, None);
+            assert_eq!(written, trained, "{around:?}");
+            assert_eq!(written.matches("<s>").count(), 2, "{written}");
+        }
+    }
+}

@@ -4,10 +4,12 @@
 //! Later questions of a conversation follow the previous answer's EOS without a system text or preamble. An empty text counts as none,
 //! as in Python's `or`.
 
+mod jinja;
 pub mod table;
 mod text;
 
 use crate::error::Problem;
+pub use jinja::Marks;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use table::{Named, STYLES, System};
@@ -98,6 +100,14 @@ impl Style {
             Kind::ChatTemplate => CHAT_TEMPLATE,
             Kind::Named { style, .. } => style.name(),
             Kind::Template(_) => "prompt_template",
+        }
+    }
+
+    /// A user's own text with its placeholders.
+    pub fn own_text(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Template(text) => Some(text),
+            _ => None,
         }
     }
 

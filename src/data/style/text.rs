@@ -4,9 +4,23 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// One piece of a text with placeholders.
-enum Piece<'a> {
+pub(super) enum Piece<'a> {
     Text(&'a str),
     Column(&'a str),
+}
+
+/// All pieces of `text`.
+///
+/// # Errors
+/// As [`columns`].
+pub(super) fn pieces(mut text: &str) -> Result<Vec<Piece<'_>>, String> {
+    let mut found = Vec::new();
+    while !text.is_empty() {
+        let (piece, rest) = piece(text)?;
+        found.push(piece);
+        text = rest;
+    }
+    Ok(found)
 }
 
 /// The next piece of `text`, which is not empty, and what follows it.

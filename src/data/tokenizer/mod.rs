@@ -80,20 +80,27 @@ impl Tokenizer {
         }
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        let template = match chat_template(dir, &config)? {
-            Some((from, text)) => {
-                let names = ["bos_token", "eos_token", "unk_token", "pad_token"];
-                let tokens =
-                    names.iter().filter_map(|n| Some(((*n).to_owned(), special(n)?))).collect();
-                Some(ChatTemplate::new(&from, &text, tokens)?)
-            }
-            None => None,
-        };
+        let template = compiled(dir, &config, special)?;
         let added = inner.get_added_tokens_decoder();
         let special = added.into_iter().filter(|(_, t)| t.special).map(|(id, ..)| id).collect();
         let around = around(&inner);
         let words = Cuts::of(&inner).map(Words::new);
         Ok(Self { inner, path, special, around, words, eos_id, bos_id, stop_ids, template })
+    }
+
+    /// The chat template of a directory, which need not hold a tokenizer.
+    ///
+    /// # Errors
+    /// When a file is no JSON, or the template does not parse.
+    pub fn template_of(dir: &Path) -> Result<Option<ChatTemplate>> {
+        let config = json_file(&dir.join("tokenizer_config.json"))?;
+        let map = json_file(&dir.join("special_tokens_map.json"))?;
+        compiled(dir, &config, |name| token(&config, name).or_else(|| token(&map, name)))
+    }
+
+    /// What the tokenizer puts before and after a text; `None` if that is not the same for every text.
+    pub fn around(&self) -> Option<(&[u32], &[u32])> {
+        self.around.as_ref().map(|(before, after)| (before.as_slice(), after.as_slice()))
     }
 
     /// What decides the ids of a text: the tokenizer's file, and special tokens with the chat template.
@@ -218,6 +225,18 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
         Some(v) => one(v).into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// The chat template of a directory; `special` knows its special tokens by their names.
+fn compiled(
+    dir: &Path,
+    config: &Value,
+    special: impl Fn(&str) -> Option<String>,
+) -> Result<Option<ChatTemplate>> {
+    let Some((from, text)) = chat_template(dir, config)? else { return Ok(None) };
+    let names = ["bos_token", "eos_token", "unk_token", "pad_token"];
+    let tokens = names.iter().filter_map(|n| Some(((*n).to_owned(), special(n)?))).collect();
+    ChatTemplate::new(&from, &text, tokens).map(Some)
 }
 
 /// The file and text of the chat template.
