@@ -26,4 +26,5 @@ pub mod quant;
 pub mod report;
 pub mod secret;
 pub mod selftest;
+pub mod small_file;
 pub mod train;

@@ -1,5 +1,6 @@
 //! Values that are one of a few words: each with its spellings, the first of which is the one that is written out.
 
+use super::near::alike;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -39,7 +40,7 @@ pub(super) fn none_of(text: &str, words: &[&str]) -> String {
         [init @ .., last] if !init.is_empty() => format!("{} and {last}", init.join(", ")),
         _ => words.join(""),
     };
-    let near = |w: &&&str| strsim::normalized_damerau_levenshtein(w, text);
+    let near = |w: &&&str| alike(w, text);
     let nearest = words.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
     match nearest.filter(|w| near(w) > 0.6) {
         Some(word) => format!("`{text}` is none of {list}; did you mean `{word}`?"),

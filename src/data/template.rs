@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 /// Steps that a template may take: far more than any conversation needs.
 const FUEL: u64 = 50_000_000;
 
+/// Spaces of an indent of `tojson`.
+const MOST_INDENT: usize = 64;
+
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -94,8 +97,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
-        let tag = &rest[start..start + len + 2];
+        // `{%}` opens a tag and ends none.
+        let Some(len) = rest[start + 2..].find("%}") else { break };
+        let tag = &rest[start..start + len + 4];
         let word =
             tag[2..tag.len() - 2].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
         out.push_str(&rest[..start]);
@@ -108,7 +112,7 @@ fn without_generation_tags(source: &str) -> String {
         } else {
             out.push_str(tag);
         }
-        rest = &rest[start + len + 2..];
+        rest = &rest[start + tag.len()..];
     }
     out + rest
 }
@@ -123,6 +127,10 @@ fn tojson(value: &Jinja, kwargs: Kwargs) -> Result<Jinja, Error> {
     let mut out = Vec::new();
     match indent {
         Some(n) => {
+            if n > MOST_INDENT {
+                let message = format!("tojson: an indent of {n} is more than {MOST_INDENT}");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
             let indent = " ".repeat(n);
             let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))

@@ -2,6 +2,7 @@
 
 use super::super::choices::{MultiTurn, OnBadRow, TrainOn};
 use super::super::class::{DataClass, FLAN_SUBSETS, Home};
+use super::super::near::alike;
 use super::super::run_config::{DataSection, SetSection};
 use super::super::scalar;
 use super::super::values::{MIX, Values, plain};
@@ -191,7 +192,7 @@ fn subsets(r: &mut Values, keys: &Keys<'_>) -> Vec<String> {
     };
     for name in &names {
         if !FLAN_SUBSETS.contains(&name.as_str()) {
-            let near = |s: &&&str| strsim::normalized_damerau_levenshtein(s, name);
+            let near = |s: &&&str| alike(s, name);
             let nearest = FLAN_SUBSETS.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
             let message = format!(
                 "`{name}` is no subset of FLAN; the nearest is `{}`",

@@ -4,6 +4,7 @@
 //! A column that is renamed is no longer seen under its own name.
 
 use super::kind;
+use crate::config::near::edits;
 use serde_json::{Map, Value};
 use std::str::FromStr;
 
@@ -54,8 +55,8 @@ impl Columns {
         for (target, source) in pairs {
             let (target, source) = (target.as_ref(), source.into());
             let Some(known) = TARGETS.iter().find(|t| **t == target) else {
-                let near = TARGETS.iter().min_by_key(|t| strsim::damerau_levenshtein(t, target));
-                let near = near.filter(|t| strsim::damerau_levenshtein(t, target) <= 2);
+                let near = TARGETS.iter().min_by_key(|t| edits(t, target));
+                let near = near.filter(|t| edits(t, target) <= 2);
                 let hint =
                     near.map_or_else(|| TARGETS.join(", "), |t| format!("did you mean `{t}`?"));
                 return Err(format!("a column cannot be read as `{target}`; {hint}"));

@@ -7,6 +7,7 @@
 pub mod table;
 mod text;
 
+use crate::config::near::alike;
 use crate::error::Problem;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -226,7 +227,7 @@ fn unknown(name: &str) -> Problem {
     let problem = Problem::new(format!("unknown prompt style `{name}`"));
     let spellings = STYLES.iter().flat_map(Named::names).chain([CHAT_TEMPLATE]);
     let score = |known: &str| {
-        let near = strsim::normalized_damerau_levenshtein;
+        let near = alike;
         // Between a short name and a class of the same letters the case decides.
         near(&known.to_lowercase(), &name.to_lowercase()) + 0.01 * near(known, name)
     };
