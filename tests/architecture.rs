@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gpu", &["error"]),
     ("quant", &["error"]),
     ("hub", &["secret", "small_file", "error"]),
-    ("data", &["config", "small_file", "error"]),
+    ("data", &["config", "budget", "small_file", "error"]),
     ("config", &["secret", "small_file", "error"]),
     ("report", &["error"]),
 ];

@@ -5,6 +5,7 @@
 //! transformers v5.23 `utils/chat_template_utils.py::_compile_jinja_template`
 
 use super::row::Turn;
+use crate::budget::within;
 use crate::error::{Problem, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
@@ -17,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// Steps that a template may take: far more than any conversation needs.
 const FUEL: u64 = 50_000_000;
 
+/// Bytes that a template may have alive: minijinja bounds a text that is repeated, not one that is doubled again and again. See [`crate::budget`].
+const MEMORY: usize = 512 << 20;
+
 /// Spaces of an indent of `tojson`.
 const MOST_INDENT: usize = 64;
 
@@ -24,6 +28,8 @@ const MOST_INDENT: usize = 64;
 pub struct ChatTemplate {
     environment: Environment<'static>,
     path: PathBuf,
+    /// What a message calls it.
+    name: String,
     tokens: BTreeMap<String, String>,
     /// The template's text.
     pub source: String,
@@ -50,8 +56,13 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned("chat", without_generation_tags(source)).map_err(broken)?;
-        Ok(Self { environment, path: path.into(), tokens, source: source.into() })
+        let name = format!("{}: the chat template", path.display());
+        // Constants are folded when a template is compiled.
+        within(&name, MEMORY, || {
+            environment.add_template_owned("chat", without_generation_tags(source))
+        })
+        .map_err(broken)?;
+        Ok(Self { environment, path: path.into(), name, tokens, source: source.into() })
     }
 
     /// What decides the text of a conversation: the template and the tokens that it names.
@@ -85,7 +96,8 @@ impl ChatTemplate {
             ..Jinja::from(Serde(&self.tokens))
         };
         let template = self.environment.get_template("chat");
-        template.and_then(|t| t.render(variables)).map_err(|e| {
+        let render = || template.and_then(|t| t.render(variables));
+        within(&self.name, MEMORY, render).map_err(|e| {
             let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
             Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
         })
