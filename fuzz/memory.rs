@@ -3,25 +3,22 @@
 //! libFuzzer looks at the resident memory once a second; what a reader takes and gives back in between, or takes and never touches, it does not see.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Bytes that may live at a time while an input is read.
-pub const CAP: usize = 512 << 20;
+pub(crate) const CAP: usize = 512 << 20;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Beyond this the process ends.
+pub(crate) static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// The system's allocator, counted.
-pub struct Counting;
-
-/// From here on the process ends that has more than `bytes` alive.
-pub fn cap(bytes: usize) {
-    MOST.store(bytes, Relaxed);
-}
+pub(crate) struct Counting;
 
 /// The most bytes that lived at a time while `work` ran, beyond those that lived before; other threads count too.
-pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let done = work();
@@ -34,7 +31,10 @@ fn add(bytes: usize) {
     if live > MOST.load(Relaxed) {
         // Nothing may be allocated here.
         MOST.store(usize::MAX, Relaxed);
-        eprintln!("more than the cap of memory: {live} bytes live, {bytes} were asked for");
+        let _ = writeln!(
+            std::io::stderr(),
+            "more than the cap of memory: {live} bytes live, {bytes} were asked for"
+        );
         std::process::abort();
     }
 }

@@ -4,11 +4,11 @@
 //! runs the same functions on the seeds and on all inputs that were ever found, without a fuzzer.
 
 #[path = "memory.rs"]
-pub mod memory;
+pub(crate) mod memory;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use vft::checkpoint::{find, peft, run_state::RunState};
@@ -25,10 +25,10 @@ use vft::hub::safetensors::Checkpoint;
 use vft::model::families;
 
 /// A reader's name, and what reads the bytes; the directory is there to be filled.
-pub type Target = (&'static str, fn(&Path, &[u8]));
+pub(crate) type Target = (&'static str, fn(&Path, &[u8]));
 
 /// All targets; each has a file in `fuzz_targets` and seeds in `seeds`.
-pub const TARGETS: &[Target] = &[
+pub(crate) const TARGETS: &[Target] = &[
     ("config", config),
     ("rows", rows),
     ("row", row),
@@ -338,12 +338,4 @@ fn readme(_: &Path, data: &[u8]) {
     for config in [None, Some("main")] {
         drop(split_files(&names, Some(rest), config));
     }
-}
-
-/// A directory of its own for inputs, in memory where the system has that.
-pub fn scratch() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-    let dir = tempfile::Builder::new().prefix("vft-fuzz-").tempdir_in(base);
-    dir.expect("a place for inputs").keep()
 }

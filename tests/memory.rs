@@ -3,8 +3,6 @@
 //! 400 steps; `VFT_STEPS=10000` for more. Rows of all lengths, one at a time so that the longest is met in the first epochs (buffers are touched as far as the
 //! longest row goes), evaluations with samples, checkpoints, records of every step.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-
 use serde_json::Value;
 use std::process::Command;
 
