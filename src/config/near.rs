@@ -6,13 +6,21 @@ use strsim::{damerau_levenshtein, normalized_damerau_levenshtein};
 
 /// Bytes of a name that may be a mistyped one.
 const LONGEST: usize = 100;
+/// Bytes by which the length of a mistyped name differs.
+const FEW: usize = 8;
 
-/// 1 for equal names, 0 for names that have nothing in common.
+/// 1 for equal names, 0 for names that have nothing in common, or whose lengths alone make them less than half alike.
 pub fn alike(a: &str, b: &str) -> f64 {
-    if a.len().max(b.len()) > LONGEST { 0.0 } else { normalized_damerau_levenshtein(a, b) }
+    let (short, long) = (a.len().min(b.len()), a.len().max(b.len()));
+    if long > LONGEST || short * 2 < long { 0.0 } else { normalized_damerau_levenshtein(a, b) }
 }
 
-/// The letters to put in, leave out, replace or swap.
+/// The letters to put in, leave out, replace or swap; so many that nobody counts them where the lengths differ by more than a few.
 pub fn edits(a: &str, b: &str) -> usize {
-    if a.len().max(b.len()) > LONGEST { usize::MAX } else { damerau_levenshtein(a, b) }
+    let apart = a.len().abs_diff(b.len());
+    if a.len().max(b.len()) > LONGEST || apart > FEW {
+        usize::MAX
+    } else {
+        damerau_levenshtein(a, b)
+    }
 }

@@ -13,7 +13,7 @@ use std::str::FromStr;
 /// Problems after which a file is read no further.
 const TOLD: usize = 500;
 /// Problems that are looked for what was meant.
-const HINTED: usize = 50;
+const HINTED: usize = 20;
 
 /// The key of a list of data sets.
 pub(super) const MIX: &str = "data.init_args.dataset_mix";
