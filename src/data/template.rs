@@ -4,6 +4,7 @@
 //! and HTML characters, `raise_exception` and `strftime_now`; Python's string and dict methods come from minijinja-contrib.
 //! transformers v5.23 `utils/chat_template_utils.py::_compile_jinja_template`
 
+use super::namespaces::used_as_value;
 use super::row::Turn;
 use crate::budget::within;
 use crate::error::{Problem, Result};
@@ -56,6 +57,12 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
+        if let Some(name) = used_as_value(source) {
+            let message = format!("the chat template uses `{name}` as a value");
+            let hint =
+                "a namespace that holds itself has no end; use its attributes, as in `ns.name`";
+            return Err(Problem::in_file(path, message).hint(hint).into());
+        }
         let name = format!("{}: the chat template", path.display());
         // Constants are folded when a template is compiled.
         within(&name, MEMORY, || {
