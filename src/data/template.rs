@@ -17,7 +17,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Steps that a template may take: far more than any conversation needs.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 2_000_000;
+
+/// Bytes of stack that it has, of which it touches what it needs: a list inside a list inside a list, one a loop, is printed and dropped by recursion, and
+/// the steps allow some 300,000 of them.
+const STACK: usize = 1 << 30;
 
 /// Bytes that a template may have alive: minijinja bounds a text that is repeated, not one that is doubled again and again. See [`crate::budget`].
 const MEMORY: usize = 512 << 20;
@@ -102,11 +106,14 @@ impl ChatTemplate {
             documents => (),
             ..Jinja::from(Serde(&self.tokens))
         };
-        let template = self.environment.get_template("chat");
-        let render = || template.and_then(|t| t.render(variables));
-        within(&self.name, MEMORY, render).map_err(|e| {
-            let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
-            Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
+        // Errors hold values too, and so are dropped where there is stack for it.
+        stacker::grow(STACK, || {
+            let template = self.environment.get_template("chat");
+            let render = || template.and_then(|t| t.render(variables));
+            within(&self.name, MEMORY, render).map_err(|e| {
+                let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
+                Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
+            })
         })
     }
 }
