@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Steps that a template may take: far more than any conversation needs.
-const FUEL: u64 = 2_000_000;
+const FUEL: u64 = 1_000_000;
 
 /// Bytes of stack that it has, of which it touches what it needs: a list inside a list inside a list, one a loop, is printed and dropped by recursion, and
-/// the steps allow some 300,000 of them.
-const STACK: usize = 1 << 30;
+/// the steps allow many of them.
+const STACK: usize = 512 << 20;
 
 /// Bytes that a template may have alive: minijinja bounds a text that is repeated, not one that is doubled again and again. See [`crate::budget`].
 const MEMORY: usize = 512 << 20;
