@@ -146,13 +146,6 @@ impl fmt::Display for UserError {
 
 impl std::error::Error for UserError {}
 
-/// The one of `known` that `name` was most likely meant to be, if any is near.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = |word: &str| strsim::normalized_damerau_levenshtein(word, name);
-    let best = known.into_iter().map(|word| (near(word), word));
-    best.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.6).map(|(_, word)| word)
-}
-
 /// Whether an error comes from a disk or a quota without room.
 pub fn is_disk_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};

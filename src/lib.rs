@@ -11,6 +11,7 @@
 //! micro-batch. `x` is an input, `y` an output, `dx` the gradient of the loss with respect to `x`.
 
 pub mod adapters;
+pub mod budget;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -27,4 +28,5 @@ pub mod report;
 pub mod scratch;
 pub mod secret;
 pub mod selftest;
+pub mod small_file;
 pub mod train;

@@ -9,11 +9,11 @@ use crate::adapters::names::module_of;
 use crate::error::{Problem, Result};
 use crate::hub::safetensors::Checkpoint;
 use crate::optim::Arena;
+use crate::small_file::{self, DESCRIPTION};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
 /// The model that an adapter was trained on.
@@ -118,7 +118,7 @@ pub struct AdapterFile {
 /// When a file is missing or damaged, or the adapter uses what vft does not know.
 pub fn read(dir: &Path) -> Result<AdapterFile> {
     let path = dir.join(CONFIG);
-    let text = fs::read_to_string(&path).map_err(|e| {
+    let text = small_file::text(&path, DESCRIPTION).map_err(|e| {
         let hint = "an adapter directory holds adapter_config.json and adapter_model.safetensors";
         Problem::in_file(&path, format!("cannot be read: {e}")).hint(hint)
     })?;

@@ -7,6 +7,7 @@ use super::atomic::io_problem;
 use super::disk::Disk;
 use crate::error::{Problem, Result};
 use crate::optim::state::{State, Values};
+use crate::small_file::{self, DESCRIPTION};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -87,8 +88,8 @@ impl RunState {
     /// When it is no state, or one of another version.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(STATE);
-        let text =
-            fs::read(&path).map_err(|e| Problem::in_file(&path, format!("cannot be read: {e}")))?;
+        let text = small_file::bytes(&path, DESCRIPTION)
+            .map_err(|e| Problem::in_file(&path, format!("cannot be read: {e}")))?;
         let state: Self = serde_json::from_slice(&text).map_err(|e| {
             Problem::at(&path, e.line(), e.column(), format!("is no state of a run: {e}"))
         })?;

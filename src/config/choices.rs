@@ -1,6 +1,6 @@
 //! Values that are one of a few words: each with its spellings, the first of which is the one that is written out.
 
-use crate::error::nearest;
+use super::near::nearest;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -9,6 +9,7 @@ mod compat;
 mod foreign;
 pub mod keys;
 mod load;
+pub mod near;
 mod overrides;
 mod reader;
 mod resolved;

@@ -2,12 +2,18 @@
 
 use super::foreign::{ALIASES, FOREIGN, Foreign};
 use super::keys::{KEYS, KeyInfo};
+use super::near::{alike, edits};
 use super::scalar;
 use super::yaml::{Key, Node, Value};
 use crate::error::{Place, Problem};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+/// Problems after which a file is read no further.
+const TOLD: usize = 500;
+/// Problems that are looked for what was meant.
+const HINTED: usize = 20;
 
 /// The key of a list of data sets.
 pub(super) const MIX: &str = "data.init_args.dataset_mix";
@@ -70,7 +76,15 @@ impl Values {
     pub(super) fn file(path: &Path, root: &Node) -> Self {
         let mut read = Self { path: Some(path.into()), ..Self::default() };
         match &root.value {
-            Value::Map(_) => read.flatten(path, "", root),
+            Value::Map(_) => {
+                read.flatten(path, "", root);
+                if read.problems.len() >= TOLD {
+                    let message = format!(
+                        "these are the first {TOLD} problems; keys after them are not read"
+                    );
+                    read.problems.push(Problem::in_file(path, message));
+                }
+            }
             _ => read.problems.push(Problem::at(
                 path,
                 root.line,
@@ -93,6 +107,9 @@ impl Values {
 
     /// A key or a block of keys, from the file (with its place) or from the command line.
     pub(super) fn take(&mut self, name: &str, value: &Node, place: Option<Place>) {
+        if self.problems.len() >= TOLD {
+            return;
+        }
         let is_key = key_of(name).is_some();
         let prefix = format!("{}.", plain(name));
         let is_block = KEYS.iter().any(|k| k.name.starts_with(&prefix))
@@ -194,7 +211,9 @@ impl Values {
             }
         } else {
             let message = format!("unknown key `{}`", word_of(name));
-            self.problems.push(Problem { place, message, hint: nearest(&plain) });
+            // A file of which nothing is known is no run config with slips of the hand.
+            let hint = if self.problems.len() < HINTED { nearest(&plain) } else { None };
+            self.problems.push(Problem { place, message, hint });
         }
     }
 
@@ -365,8 +384,7 @@ fn nearest(name: &str) -> Option<String> {
         None => (String::new(), n.to_owned()),
     };
     let (block, last) = split(name);
-    let alike = strsim::normalized_damerau_levenshtein;
-    let edits = |k: &str| strsim::damerau_levenshtein(&split(k).1, &last);
+    let edits = |k: &str| edits(&split(k).1, &last);
     let score = |k: &str| {
         let (its_block, its_last) = split(k);
         // One slip of the hand in the same block is what it most likely is, however short the word.

@@ -6,14 +6,17 @@
 use crate::error::{Problem, Result};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
-/// Nodes that a file may have after aliases are resolved.
-const MAX_NODES: usize = 100_000;
+/// Nodes that a file may have after aliases are resolved; a mix of hundreds of data sets has some thousands.
+const MAX_NODES: usize = 10_000;
 /// Levels of nesting.
 const MAX_DEPTH: usize = 64;
+/// Bytes of a key.
+const MAX_KEY: usize = 200;
 /// Bytes of a file.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// A value with its place (line and column from 1).
 #[derive(Debug, Clone, PartialEq)]
@@ -178,12 +181,14 @@ impl Builder<'_> {
     fn mapping(&mut self, events: &mut Events<'_>, depth: usize) -> Result<Vec<(Key, Node)>> {
         let mut items: Vec<(Key, Node)> = Vec::new();
         let mut merged: Vec<(Key, Node)> = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, span) = self.next(events)?;
             if event == Event::MappingEnd {
                 // What is written here wins over what is merged, and of several merged mappings the first.
                 for (key, node) in merged {
-                    if !items.iter().any(|(k, _)| k.name == key.name) {
+                    if let Entry::Vacant(place) = lines.entry(key.name.clone()) {
+                        place.insert(key.line);
                         items.push((key, node));
                     }
                 }
@@ -198,14 +203,17 @@ impl Builder<'_> {
                 self.merge(node, &mut merged)?;
                 continue;
             }
+            if name.len() > MAX_KEY {
+                let message = format!("a key has at most {MAX_KEY} bytes, this one {}", name.len());
+                return Err(self.at(span, message).into());
+            }
             let key = Key {
                 name: name.into_owned(),
                 line: span.start.line(),
                 column: span.start.col() + 1,
             };
-            if let Some((first, _)) = items.iter().find(|(k, _)| k.name == key.name) {
-                let message =
-                    format!("`{}` is written twice; first in line {}", key.name, first.line);
+            if let Some(first) = lines.insert(key.name.clone(), key.line) {
+                let message = format!("`{}` is written twice; first in line {first}", key.name);
                 return Err(self.at(span, message).into());
             }
             let (event, span) = self.next(events)?;

@@ -11,12 +11,15 @@ use super::store::{self, Fate, Writer};
 use crate::config::OnBadRow;
 use crate::error::{Problem, Result, UserError};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// Rows that are encoded at a time.
 const CHUNK: usize = 1024;
+/// Bytes of rows in memory that are encoded at a time, where they are fewer.
+const CHUNK_BYTES: usize = 32 << 20;
 /// Chunks that wait.
 const WAITING: usize = 4;
 /// Problems that are listed before the rest is only counted.
@@ -115,12 +118,13 @@ pub fn ingest(rows: &Rows<'_>, encoder: &Encoder<'_>, writer: &mut Writer) -> Re
 fn wanted(rows: &Rows<'_>) -> Result<Range<usize>> {
     let mut range = 0..usize::MAX;
     if let Some(slice) = rows.slice.filter(|s| !s.is_whole()) {
-        let mut all = 0;
+        let mut all: usize = 0;
         for path in rows.files {
-            all += match known_rows(path)? {
+            let here = match known_rows(path)? {
                 Some(n) => n,
                 None => super::source::rows(path)?.count(),
             };
+            all = here.saturating_add(all);
         }
         range = slice.range(all);
     }
@@ -136,7 +140,7 @@ fn send_to(send: SyncSender<Vec<Item>>) -> impl Fn(Vec<Item>) -> bool {
 }
 
 fn read(wanted_rows: &Rows<'_>, wanted: Range<usize>, send: &impl Fn(Vec<Item>) -> bool) {
-    let (mut chunk, mut number) = (Vec::with_capacity(CHUNK), 0);
+    let (mut chunk, mut bytes, mut number) = (Vec::with_capacity(CHUNK), 0, 0);
     for (file, path) in wanted_rows.files.iter().enumerate() {
         let file = file as u32;
         let whole = |problem: Problem| Item { file, line: 0, row: Err(problem), lost: true };
@@ -155,7 +159,10 @@ fn read(wanted_rows: &Rows<'_>, wanted: Range<usize>, send: &impl Fn(Vec<Item>) 
             }
             let lost = reader.lost();
             match next {
-                Ok(row) => chunk.push(Item { file, line: row.line, row: Ok(row), lost }),
+                Ok(row) => {
+                    bytes += size(&row.value);
+                    chunk.push(Item { file, line: row.line, row: Ok(row), lost });
+                }
                 Err(e) => {
                     let one = |problem: Problem| {
                         let line = problem.place.as_ref().map_or(0, |p| p.line);
@@ -164,14 +171,26 @@ fn read(wanted_rows: &Rows<'_>, wanted: Range<usize>, send: &impl Fn(Vec<Item>) 
                     chunk.extend(e.problems.into_iter().map(one));
                 }
             }
-            if chunk.len() >= CHUNK
-                && !send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))
-            {
-                return;
+            if chunk.len() >= CHUNK || bytes >= CHUNK_BYTES {
+                bytes = 0;
+                if !send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK))) {
+                    return;
+                }
             }
         }
     }
     send(chunk);
+}
+
+/// The bytes of memory that a value takes, about.
+fn size(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(list) => list.iter().map(size).sum(),
+            Value::Object(map) => map.iter().map(|(k, v)| 48 + k.len() + size(v)).sum(),
+            _ => 0,
+        }
 }
 
 fn encode(item: Item, rows: &Rows<'_>, encoder: &Encoder<'_>) -> Done {

@@ -9,6 +9,7 @@ pub mod dataset;
 pub mod encode;
 pub mod ingest;
 pub mod mix;
+mod namespaces;
 pub mod preview;
 pub mod row;
 pub mod sampler;

@@ -4,7 +4,9 @@
 //! and HTML characters, `raise_exception` and `strftime_now`; Python's string and dict methods come from minijinja-contrib.
 //! transformers v5.23 `utils/chat_template_utils.py::_compile_jinja_template`
 
+use super::namespaces::used_as_value;
 use super::row::Turn;
+use crate::budget::within;
 use crate::error::{Problem, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
@@ -15,12 +17,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Steps that a template may take: far more than any conversation needs.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 1_000_000;
+
+/// Bytes of stack that it has, of which it touches what it needs: a list inside a list inside a list, one a loop, is printed and dropped by recursion, and
+/// the steps allow many of them.
+const STACK: usize = 512 << 20;
+
+/// Bytes that a template may have alive: minijinja bounds a text that is repeated, not one that is doubled again and again. See [`crate::budget`].
+const MEMORY: usize = 512 << 20;
+
+/// Spaces of an indent of `tojson`.
+const MOST_INDENT: usize = 64;
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     path: PathBuf,
+    /// What a message calls it.
+    name: String,
     tokens: BTreeMap<String, String>,
     /// The template's text.
     pub source: String,
@@ -47,8 +61,19 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned("chat", without_generation_tags(source)).map_err(broken)?;
-        Ok(Self { environment, path: path.into(), tokens, source: source.into() })
+        if let Some(name) = used_as_value(source) {
+            let message = format!("the chat template uses `{name}` as a value");
+            let hint =
+                "a namespace that holds itself has no end; use its attributes, as in `ns.name`";
+            return Err(Problem::in_file(path, message).hint(hint).into());
+        }
+        let name = format!("{}: the chat template", path.display());
+        // Constants are folded when a template is compiled.
+        within(&name, MEMORY, || {
+            environment.add_template_owned("chat", without_generation_tags(source))
+        })
+        .map_err(broken)?;
+        Ok(Self { environment, path: path.into(), name, tokens, source: source.into() })
     }
 
     /// What decides the text of a conversation: the template and the tokens that it names.
@@ -81,10 +106,14 @@ impl ChatTemplate {
             documents => (),
             ..Jinja::from(Serde(&self.tokens))
         };
-        let template = self.environment.get_template("chat");
-        template.and_then(|t| t.render(variables)).map_err(|e| {
-            let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
-            Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
+        // Errors hold values too, and so are dropped where there is stack for it.
+        stacker::grow(STACK, || {
+            let template = self.environment.get_template("chat");
+            let render = || template.and_then(|t| t.render(variables));
+            within(&self.name, MEMORY, render).map_err(|e| {
+                let detail = e.detail().map_or_else(|| e.to_string(), str::to_owned);
+                Problem::in_file(&self.path, format!("the chat template fails: {detail}")).into()
+            })
         })
     }
 }
@@ -94,8 +123,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
-        let tag = &rest[start..start + len + 2];
+        // `{%}` opens a tag and ends none.
+        let Some(len) = rest[start + 2..].find("%}") else { break };
+        let tag = &rest[start..start + len + 4];
         let word =
             tag[2..tag.len() - 2].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
         out.push_str(&rest[..start]);
@@ -108,7 +138,7 @@ fn without_generation_tags(source: &str) -> String {
         } else {
             out.push_str(tag);
         }
-        rest = &rest[start + len + 2..];
+        rest = &rest[start + tag.len()..];
     }
     out + rest
 }
@@ -123,6 +153,10 @@ fn tojson(value: &Jinja, kwargs: Kwargs) -> Result<Jinja, Error> {
     let mut out = Vec::new();
     match indent {
         Some(n) => {
+            if n > MOST_INDENT {
+                let message = format!("tojson: an indent of {n} is more than {MOST_INDENT}");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
             let indent = " ".repeat(n);
             let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))

@@ -6,6 +6,7 @@
 
 use super::rope::{self, RopeScaling};
 use crate::error::{Problem, Result};
+use crate::small_file::{self, DESCRIPTION};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -102,7 +103,7 @@ impl HfConfig {
     /// When the file is missing, is no JSON, or lacks or contradicts what a decoder needs.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
+        let text = small_file::text(&path, DESCRIPTION).map_err(|e| {
             let hint = "a model directory holds config.json, *.safetensors and tokenizer.json";
             Problem::in_file(&path, format!("cannot be read: {e}")).hint(hint)
         })?;

@@ -5,6 +5,7 @@
 //! except into the `blobs` folder of a Hugging Face cache.
 
 use crate::error::{Problem, Result};
+use crate::small_file;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -14,6 +15,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The longest index that is read.
+const INDEX_BYTES: u64 = 16 << 20;
 
 /// A tensor inside a mapped file; cheap to clone.
 #[derive(Clone)]
@@ -188,8 +192,8 @@ fn map_file(file: &Path) -> Result<Vec<(String, MappedTensor)>> {
 
 fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     let problem = |message: String| Problem::in_file(index, message);
-    let text =
-        std::fs::read_to_string(index).map_err(|e| problem(format!("cannot be read: {e}")))?;
+    let text = small_file::text(index, INDEX_BYTES)
+        .map_err(|e| problem(format!("cannot be read: {e}")))?;
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Problem::at(index, e.line(), e.column(), format!("is no valid JSON: {e}")))?;
     let map = json.get("weight_map").and_then(Value::as_object);

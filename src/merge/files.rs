@@ -3,6 +3,7 @@
 use crate::checkpoint::atomic::{copy_tokenizer, io_problem};
 use crate::checkpoint::disk::Real;
 use crate::error::{Problem, Result};
+use crate::small_file::{self, DESCRIPTION};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub(super) fn write(base: &Path, adapter: &Path, to: &Path, untied: bool) -> Res
 
 /// A file that holds one JSON object.
 pub(super) fn json(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read_to_string(path)
+    let text = small_file::text(path, DESCRIPTION)
         .map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
     serde_json::from_str(&text).map_err(|e| {
         Problem::at(path, e.line(), e.column(), format!("is no valid JSON: {e}")).into()

@@ -133,3 +133,12 @@ fn a_run_that_failed_before_its_first_step_leaves_the_place_free() {
     let again = home.smoke(&["--train.max_steps", "1"]);
     assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
 }
+
+#[test]
+fn a_chat_template_that_doubles_a_text_without_end_is_refused() {
+    let home = Home::new();
+    let doubled = "{% set ns = namespace(x='0123456789') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}";
+    std::fs::write(home.model().join("chat_template.jinja"), doubled).unwrap();
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &["chat_template.jinja", "takes more memory than any of its kind"]);
+}

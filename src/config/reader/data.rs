@@ -2,12 +2,13 @@
 
 use super::super::choices::{MultiTurn, OnBadRow, TrainOn};
 use super::super::class::{DataClass, FLAN_SUBSETS, Home};
+use super::super::near::nearest;
 use super::super::run_config::{DataSection, SetSection};
 use super::super::scalar;
 use super::super::values::{MIX, Values, plain};
 use super::super::yaml::{Node, Value};
 use super::seed;
-use crate::error::{Problem, nearest};
+use crate::error::Problem;
 use crate::secret::Secret;
 use std::collections::BTreeMap;
 

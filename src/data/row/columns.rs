@@ -4,7 +4,7 @@
 //! A column that is renamed is no longer seen under its own name.
 
 use super::kind;
-use crate::error::nearest;
+use crate::config::near::nearest;
 use serde_json::{Map, Value};
 use std::str::FromStr;
 

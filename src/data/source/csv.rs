@@ -6,7 +6,7 @@
 use super::open::{Text, cut_off};
 use super::{Fault, Line, Reader};
 use serde_json::{Map, Value};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -93,6 +93,10 @@ impl Read for Watched {
 /// Bytes that the parser reads ahead of a record.
 const AHEAD: usize = 64 << 10;
 
+/// Columns of a table, and bytes of their names: each row repeats them.
+const MAX_COLUMNS: usize = 10_000;
+const MAX_HEADER: usize = 1 << 20;
+
 /// A reader of CSV.
 pub(super) struct Csv {
     records: csv::Reader<Watched>,
@@ -117,12 +121,13 @@ impl Csv {
             .flexible(true)
             .buffer_capacity(AHEAD)
             .from_reader(watched);
-        let mut csv =
-            Self { records, seen, header: Vec::new(), record: csv::ByteRecord::new(), max };
+        let record = csv::ByteRecord::new();
+        let mut csv = Self { records, seen, header: Vec::new(), record, max: max.min(MAX_HEADER) };
         if let Some(line) = csv.record()? {
             let fields = csv.fields(line)?;
             csv.header = header(fields, line)?;
         }
+        csv.max = max;
         Ok(csv)
     }
 
@@ -187,10 +192,15 @@ impl Csv {
 }
 
 fn header(fields: Vec<&str>, line: usize) -> Result<Vec<String>, Fault> {
+    if fields.len() > MAX_COLUMNS {
+        let message = format!("the header names more than {MAX_COLUMNS} columns");
+        return Err(Fault::file(line, 0, message));
+    }
     let mut names: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, field) in fields.into_iter().enumerate() {
         let name = if field.is_empty() { format!("Unnamed: {i}") } else { field.to_owned() };
-        if names.contains(&name) {
+        if !seen.insert(name.clone()) {
             let fault = Fault::file(line, 0, format!("the header names the column `{name}` twice"));
             return Err(fault.hint("the first record of a CSV file is its header"));
         }

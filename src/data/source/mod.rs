@@ -45,13 +45,15 @@ pub struct Line {
 pub struct Options {
     /// Bytes that one row may have: what a hostile or broken file can make the reader hold.
     pub max_row_bytes: usize,
+    /// Bytes that a text file may have, which is one row.
+    pub max_text_bytes: usize,
     /// The columns to read, where a container keeps columns apart (Parquet); `None` for all. Names that a file lacks are no error.
     pub columns: Option<Vec<String>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_row_bytes: 256 << 20, columns: None }
+        Self { max_row_bytes: 16 << 20, max_text_bytes: 256 << 20, columns: None }
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) fn reader(path: &Path, options: &Options) -> Result<Box<dyn Reader>, 
         }
         Some(Format::Csv) => Ok(Box::new(Csv::new(rest, b',', max)?)),
         Some(Format::Tsv) => Ok(Box::new(Csv::new(rest, b'\t', max)?)),
-        Some(Format::Text) => Ok(Box::new(Document(Some(Scan::new(rest, max))))),
+        Some(Format::Text) => Ok(Box::new(Document(Some(Scan::new(rest, options.max_text_bytes))))),
         Some(Format::Parquet) => Err(Fault::file(0, 0, "is empty, so no Parquet file")),
         None if matches!(start, Some(b'{' | b'[')) => {
             Ok(Box::new(Json::new(Scan::new(rest, max), false)))

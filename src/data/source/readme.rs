@@ -16,8 +16,8 @@
 use saphyr_parser::{Event, Parser};
 use serde_json::{Map, Value};
 
-/// Events of a README's head; real ones with a thousand configs have less.
-const MAX_NODES: usize = 2_000_000;
+/// Events of a README's head; one with two thousand configs has half as many.
+const MAX_NODES: usize = 200_000;
 const MAX_DEPTH: usize = 64;
 
 /// One of a data set's configs.

@@ -13,11 +13,16 @@ pub(super) struct Scan {
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) max: usize,
+    /// Whether what is read next is the rest of a line that was too long.
+    inside: bool,
 }
+
+/// Times the longest row that a line may have to be passed over: beyond that the file is no file of rows.
+const PASSED_OVER: usize = 64;
 
 impl Scan {
     pub(super) fn new(text: Text, max: usize) -> Self {
-        Self { text, line: 1, column: 1, max }
+        Self { text, line: 1, column: 1, max, inside: false }
     }
 
     /// A fault here, from which there is no way on.
@@ -76,6 +81,11 @@ impl Scan {
     /// The next line without its end, in `out`; `None` at the end of the text.
     pub(super) fn line(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, Fault>> {
         out.clear();
+        if std::mem::take(&mut self.inside)
+            && let Err(fault) = self.skip_line()
+        {
+            return Some(Err(fault));
+        }
         let (number, max) = (self.line, self.max);
         let limit = max as u64 + 1;
         match (&mut self.text).take(limit).read_until(b'\n', out) {
@@ -86,9 +96,7 @@ impl Scan {
         self.line += 1;
         self.column = 1;
         if out.last() != Some(&b'\n') && out.len() > max {
-            if let Err(fault) = self.skip_line() {
-                return Some(Err(fault));
-            }
+            self.inside = true;
             return Some(Err(Fault::too_long(number, max)));
         }
         while let Some(b'\n' | b'\r') = out.last() {
@@ -98,6 +106,7 @@ impl Scan {
     }
 
     fn skip_line(&mut self) -> Result<(), Fault> {
+        let mut left = self.max.saturating_mul(PASSED_OVER);
         loop {
             let part = self.text.fill_buf().map_err(|e| cut_off(&e, self.line))?;
             let end = part.iter().position(|b| *b == b'\n');
@@ -106,6 +115,11 @@ impl Scan {
             self.text.consume(n);
             if done {
                 return Ok(());
+            }
+            left = left.saturating_sub(n);
+            if left == 0 {
+                let line = self.line - 1;
+                return Err(Fault { lost: true, ..Fault::too_long(line, self.max) });
             }
         }
     }
@@ -227,12 +241,21 @@ impl Scan {
     }
 }
 
+/// Commas of a row, and so about the values in it: each takes many times the memory that it takes in the file.
+const MAX_VALUES: usize = 2 << 20;
+
 /// The row that `bytes` are; they start at `line` and `column`.
 pub(super) fn parse(bytes: &[u8], line: usize, column: usize) -> Result<Line, Fault> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let (l, c) = place(&bytes[..e.valid_up_to()], line, column);
         Fault::row(l, c, "is no UTF-8 text here")
     })?;
+    let commas = bytes.iter().filter(|b| **b == b',').count();
+    if commas > MAX_VALUES {
+        let message = format!("the row that starts here has more than {MAX_VALUES} commas");
+        return Err(Fault::row(line, column, message)
+            .hint("a row is one sample; is the whole data set one row?"));
+    }
     let value: Value = serde_json::from_str(text).map_err(|e| {
         // serde_json counts bytes; the error lies at its column's last byte.
         let from: usize =

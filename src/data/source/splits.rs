@@ -16,9 +16,11 @@
 use super::open::{Format, KNOWN, format_of};
 use super::readme::{self, Config};
 use crate::error::{Problem, Result};
+use crate::small_file;
 use glob::{MatchOptions, Pattern};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Files of each split, by the split's name.
@@ -47,6 +49,8 @@ const IGNORED: &[&str] =
 /// Directories inside each other, and files, that a data set may have.
 const MAX_DEPTH: usize = 16;
 const MAX_FILES: usize = 1_000_000;
+/// Bytes of a README, as many as are fetched of one on the Hub.
+const README_BYTES: u64 = 8 << 20;
 
 /// The splits of `path`: a file is `train`, a directory is searched; `config_name` picks one of its configs.
 ///
@@ -59,7 +63,13 @@ pub fn discover(path: &Path, config_name: Option<&str>) -> Result<Layout> {
     }
     let mut names = Vec::new();
     walk(path, "", &mut BTreeSet::new(), &mut names)?;
-    let readme = fs::read(path.join("README.md")).ok();
+    let readme = path.join("README.md");
+    let readme = match small_file::bytes(&readme, README_BYTES) {
+        Err(e) if e.kind() == ErrorKind::FileTooLarge => {
+            return Err(Problem::in_file(&readme, format!("cannot be read: {e}")).into());
+        }
+        read => read.ok(),
+    };
     let readme = readme.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let Layout { splits, notes } = split_files(&names, readme.as_deref(), config_name)
         .map_err(|message| Problem::in_file(path, message))?;
@@ -197,6 +207,7 @@ fn of_config(
     let mut splits = Splits::new();
     for (split, patterns) in files {
         let mut found: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         for written in patterns {
             let path = written.trim_start_matches("./");
             let path = dir.map_or_else(|| path.to_owned(), |d| format!("{d}/{path}"));
@@ -211,7 +222,7 @@ fn of_config(
                 |n: &&String| pattern.matches_with(n, literal) && format_of(base(n)).is_some();
             let mut names: Vec<String> = all.iter().filter(matched).cloned().collect();
             names.sort_unstable();
-            names.retain(|n| !found.contains(n));
+            names.retain(|n| seen.insert(n.clone()));
             found.append(&mut names);
         }
         if !found.is_empty() {

@@ -8,6 +8,7 @@ mod jinja;
 pub mod table;
 mod text;
 
+use crate::config::near::alike;
 use crate::error::Problem;
 pub use jinja::Marks;
 use serde_json::{Map, Value};
@@ -236,7 +237,7 @@ fn unknown(name: &str) -> Problem {
     let problem = Problem::new(format!("unknown prompt style `{name}`"));
     let spellings = STYLES.iter().flat_map(Named::names).chain([CHAT_TEMPLATE]);
     let score = |known: &str| {
-        let near = strsim::normalized_damerau_levenshtein;
+        let near = alike;
         // Between a short name and a class of the same letters the case decides.
         near(&known.to_lowercase(), &name.to_lowercase()) + 0.01 * near(known, name)
     };

@@ -5,11 +5,14 @@ mod words;
 
 use super::template::ChatTemplate;
 use crate::error::{Problem, Result, UserError};
+use crate::small_file::{self, DESCRIPTION, TOKENIZER};
 use parts::Cuts;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use words::{Token, Words};
 
@@ -33,8 +36,9 @@ pub struct Tokenizer {
 }
 
 fn json_file(path: &Path) -> Result<Value> {
-    match fs::read_to_string(path) {
-        Err(_) => Ok(Value::Null),
+    match small_file::text(path, DESCRIPTION) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Value::Null),
+        Err(e) => Err(Problem::in_file(path, format!("cannot be read: {e}")).into()),
         Ok(text) => serde_json::from_str(&text).map_err(|e| {
             Problem::at(path, e.line(), e.column(), format!("is no valid JSON: {e}")).into()
         }),
@@ -57,10 +61,11 @@ impl Tokenizer {
             };
             return Err(problem.hint(hint).into());
         }
-        // The crate panics on some broken normalizers instead of refusing them.
-        let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_file(&path))
-            .map_err(|_| Problem::in_file(&path, "is no tokenizer: a part of it is broken"))?
+        let text = small_file::bytes(&path, TOKENIZER)
+            .map_err(|e| Problem::in_file(&path, format!("cannot be read: {e}")))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&text))
             .map_err(|e| Problem::in_file(&path, format!("is no tokenizer: {e}")))?;
+        drop(text);
         inner.with_padding(None);
         inner
             .with_truncation(None)
@@ -121,7 +126,8 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         if self.words.is_none() || special && self.around.is_none() {
-            let encoding = self.inner.encode_fast(text, special).map_err(|e| self.failed(e))?;
+            let encoding = guarded(|| self.inner.encode_fast(text, special));
+            let encoding = encoding.map_err(|e| self.failed(e))?;
             return Ok(encoding.get_ids().to_vec());
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
@@ -157,7 +163,8 @@ impl Tokenizer {
     /// Gives each token of a text to `token`, nothing added.
     fn tokens(&self, text: &str, mut token: impl FnMut(Token)) -> Result<()> {
         let encode = |text: &str| -> Result<Vec<Token>> {
-            let encoding = self.inner.encode(text, false).map_err(|e| self.failed(e))?;
+            let encoding = guarded(|| self.inner.encode(text, false));
+            let encoding = encoding.map_err(|e| self.failed(e))?;
             let bytes = encoding.get_offsets().iter();
             let token =
                 |(id, (start, end)): (&u32, &(usize, usize))| (*id, *start as u32, *end as u32);
@@ -189,7 +196,7 @@ impl Tokenizer {
     /// When the tokenizer fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let failed = |e| Problem::in_file(&self.path, format!("cannot decode ids: {e}")).into();
-        self.inner.decode(ids, skip_special).map_err(failed)
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(failed)
     }
 
     /// Whether an id is a special token.
@@ -203,9 +210,15 @@ impl Tokenizer {
     }
 }
 
+/// The crate panics on some broken tokenizers instead of refusing them, when they are read or only when they are used.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a part of it is broken".into()))
+}
+
 /// What the tokenizer puts around any text: post-processors add the same to each.
 fn around(inner: &tokenizers::Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
-    let ids = |special| inner.encode_fast("a", special).map(|e| e.get_ids().to_vec()).ok();
+    let encode = |special| guarded(|| inner.encode_fast("a", special));
+    let ids = |special| encode(special).map(|e| e.get_ids().to_vec()).ok();
     let (plain, whole) = (ids(false)?, ids(true)?);
     let mut places = whole.windows(plain.len().max(1)).enumerate().filter(|(_, w)| **w == *plain);
     let (at, _) = places.next()?;
@@ -243,7 +256,7 @@ fn compiled(
 fn chat_template(dir: &Path, config: &Value) -> Result<Option<(PathBuf, String)>> {
     let file = dir.join("chat_template.jinja");
     if file.is_file() {
-        let text = fs::read_to_string(&file)
+        let text = small_file::text(&file, DESCRIPTION)
             .map_err(|e| Problem::in_file(&file, format!("cannot be read: {e}")))?;
         return Ok(Some((file, text)));
     }

@@ -8,6 +8,7 @@ use super::names::{check_file, shown};
 use super::progress::Call;
 use super::repo::{Listed, Listing, Remote};
 use crate::error::Problem;
+use crate::small_file;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The longest index that is read.
-const INDEX_BYTES: u64 = 64 << 20;
+const INDEX_BYTES: u64 = 16 << 20;
 
 /// Fetches a model and returns the folder of its files.
 pub(super) fn fetch(remote: &Remote<'_>, call: Call<'_>) -> Result<PathBuf> {
@@ -132,10 +133,7 @@ fn no_weights(remote: &Remote<'_>, listing: &Listing) -> HubError {
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let fault = |why: String| HubError::from(Problem::in_file(index, why));
     let unread = |e: std::io::Error| fault(format!("cannot be read: {e}"));
-    if index.metadata().map_err(unread)?.len() > INDEX_BYTES {
-        return Err(fault(format!("is longer than {INDEX_BYTES} bytes")));
-    }
-    let text = std::fs::read(index).map_err(unread)?;
+    let text = small_file::bytes(index, INDEX_BYTES).map_err(unread)?;
     let json: Value = serde_json::from_slice(&text).map_err(|e| {
         HubError::from(Problem::at(index, e.line(), e.column(), format!("is no valid JSON: {e}")))
     })?;
