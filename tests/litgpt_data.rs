@@ -254,7 +254,9 @@ fn a_repositorys_splits_may_lie_flat() {
     let model = model(|_, _| ());
     for theirs in classes().iter().filter(|t| matches!(t.class.home, Home::Hub(..))) {
         let run = &theirs.expected["runs"][0];
-        let mut arguments = arguments(theirs, &run["init_args"], &theirs.folder);
+        let arguments = arguments(theirs, &run["init_args"], &theirs.folder);
+        let pairs = arguments.chunks(2).filter(|pair| !pair[0].ends_with("download_dir"));
+        let mut arguments = pairs.flatten().cloned().collect::<Vec<_>>();
         arguments.extend(["--data.path".into(), theirs.folder.to_string_lossy().into_owned()]);
         let data = load(model.path(), &arguments);
         let lengths = ["train", "val"].map(|part| list(&run[part]).len());

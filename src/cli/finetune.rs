@@ -15,6 +15,7 @@ use crate::train::preemption::{self, Source};
 use crate::train::prepare::{Run, prepare};
 use crate::train::record::Recording;
 use crate::train::resume::{self, Plan};
+use crate::train::sources::check_styles;
 use anyhow::Result;
 use std::io;
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     let stop = stop::listen()?;
     let Split { config: config_file, overrides, print, threads } = split(args)?;
     let config = RunConfig::load(config_file.as_deref(), &overrides)?;
+    check_styles(&config)?;
     if print {
         report::print_out(&config.to_yaml());
         return Ok(0);

@@ -1,6 +1,6 @@
 //! Command-line overrides: `--a.b value` or `--a.b=value`; the command line always wins over the file.
 
-use super::values::{Values, key_of};
+use super::values::{MIX, Values, key_of};
 use super::yaml::{self, Node, Value};
 use crate::error::Problem;
 use std::path::Path;
@@ -57,6 +57,13 @@ fn set(key: &str, text: &str, read: &mut Values) {
         _ => key,
     };
     leave_rows_behind(key, &node, read);
+    // Between a path and a mix the later one counts.
+    const PATH: &str = "data.init_args.path";
+    for (one, other) in [(MIX, PATH), (PATH, MIX)] {
+        if key == one && read.is_argument(other) {
+            read.leave_out(other, one);
+        }
+    }
     read.take(key, &node, None);
 }
 

@@ -270,20 +270,20 @@ fn chosen(
     };
     if set.val_split_fraction.is_some() && val.is_some() {
         let [path, split] = [set.val_path.is_some(), set.val_split.is_some()];
+        // A path on the command line wins over what the file says of the rows that it replaces.
+        let [from_file, path_from_file] =
+            ["val_split_fraction", "path"].map(|name| config.places.contains_key(&set.key(name)));
         if !path && !split && set.split.is_some() {
             val = None;
+        } else if !path && !split && from_file && !path_from_file {
+            let key = set.key("val_split_fraction");
+            notes.push(format!("`{key}` is left out: {place} has validation rows of its own"));
         } else {
             let problem = |message| config.problem(&set.key("val_split_fraction"), message);
-            return Err(if path || split {
-                let other = set.key(if path { "val_path" } else { "val_split" });
-                problem(format!("cannot be set together with `{other}`"))
-                    .hint("remove one of the two")
-            } else {
-                let split = set.key("split");
-                problem(format!("{place} has validation rows of its own"))
-                    .hint(format!("remove it, or hold out rows of one split: `{split}: train`"))
-            }
-            .into());
+            let split = set.key("split");
+            let hint = format!("remove it, or hold out rows of one split: `{split}: train`");
+            let message = format!("{place} has validation rows of its own");
+            return Err(problem(message).hint(hint).into());
         }
     }
     let Some((repo, commit)) = far else { return Ok((train, val)) };

@@ -86,9 +86,16 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
     let t = &config.train;
 
     let saved = start.as_ref().map(|s| s.dir.as_path());
-    let adapter = match saved.or(config.adapter_path.as_deref()) {
-        Some(path) => Some(peft::read(path)?),
-        None => None,
+    let adapter = match (saved, config.adapter_path.as_deref()) {
+        (Some(path), _) => Some(peft::read(path)?),
+        (None, Some(path)) if !path.is_dir() => {
+            let message = format!("`{}` is no directory", path.display());
+            let problem = config.problem("adapter_path", message);
+            let hint = "give a directory with adapter_config.json and adapter_model.safetensors";
+            return Err(UserError::from(problem.hint(hint)).into());
+        }
+        (None, Some(path)) => Some(peft::read(path)?),
+        (None, None) => None,
     };
     let modules = spec.linear_paths();
     let (lora, paths) = match &adapter {

@@ -140,22 +140,37 @@ fn keeps_bos(config: &RunConfig, style: &Style, tokenizer: &Tokenizer) -> bool {
     style.prompt(&exchange).is_ok_and(|prompt| starts(&prompt, false)) && !starts("a", true)
 }
 
+/// Checks the prompt styles that a config names: all of them, before anything is opened.
+///
+/// # Errors
+/// When one is unknown, or a template is none.
+pub fn check_styles(config: &RunConfig) -> Result<()> {
+    let asked = config.data.sets.iter().map(|set| asked_for(config, set));
+    UserError::check(asked.filter_map(Result::err).flat_map(|e| e.problems).collect())
+}
+
+/// The style that a set asks for, if it asks for one.
+fn asked_for(config: &RunConfig, set: &SetSection) -> Result<Option<Style>> {
+    let at = |key: &str, e: Problem| {
+        let placed = config.problem(&set.key(key), e.message);
+        UserError::from(Problem { hint: e.hint, ..placed })
+    };
+    if let Some(text) = &set.prompt_template {
+        return Style::template(text).map(Some).map_err(|e| at("prompt_template", e));
+    }
+    let Some(name) = &set.prompt_style else { return Ok(None) };
+    let style = Style::named(name, set.system_message.as_deref());
+    style.map(Some).map_err(|e| at("prompt_style", e))
+}
+
 fn style(
     config: &RunConfig,
     set: &SetSection,
     tokenizer: &Tokenizer,
     notes: &mut Vec<String>,
 ) -> Result<Style> {
-    let at = |key: &str, e: Problem| {
-        let placed = config.problem(&set.key(key), e.message);
-        UserError::from(Problem { hint: e.hint, ..placed })
-    };
-    if let Some(text) = &set.prompt_template {
-        return Style::template(text).map_err(|e| at("prompt_template", e));
-    }
-    if let Some(name) = &set.prompt_style {
-        let style = Style::named(name, set.system_message.as_deref());
-        return style.map_err(|e| at("prompt_style", e));
+    if let Some(style) = asked_for(config, set)? {
+        return Ok(style);
     }
     let of_class = set.class.style;
     if tokenizer.template.is_some() {
@@ -168,5 +183,5 @@ fn style(
     notes.push(format!(
         "prompts are written as `prompt_style: {of_class}`: the tokenizer has no chat template"
     ));
-    Style::named(of_class, None).map_err(|e| at("prompt_style", e))
+    Ok(Style::named(of_class, None)?)
 }

@@ -83,3 +83,18 @@ fn the_best_of_no_validation_rows_is_refused() {
     let more = ["--train.save_best", "true", "--data.val_split_fraction", "0"];
     assert_refused(&Home::new().smoke(&more), &["train.save_best", "no validation rows"]);
 }
+
+#[test]
+fn an_unknown_style_is_told_before_anything_is_opened() {
+    let home = Home::new();
+    let text = "checkpoint_dir: nowhere\ndata:\n  class_path: JSON\n  init_args:\n    path: a\n    prompt_style: alpca\n";
+    let file = home.write("run.yml", text);
+    let output = vft(&["finetune", "--config", &file, "--print_config"]);
+    assert_refused(&output, &["run.yml:6:5: `data.init_args.prompt_style`", "`alpaca`?"]);
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_told_by_its_key() {
+    let more = ["--adapter_path", "nowhere", "--lora_target_modules", "null"];
+    assert_refused(&Home::new().smoke(&more), &["`adapter_path`: `nowhere` is no directory"]);
+}

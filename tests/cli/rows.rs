@@ -96,9 +96,17 @@ fn a_fraction_beside_validation_rows_is_the_key_at_fault() {
     let half = ["--data.val_split_fraction", "0.5"];
     let key = "`data.init_args.val_split_fraction`: ";
     let both = preview(&train, &[&half[..], &["--data.val_path", &val]].concat());
-    assert_refused(&both, &[key, "cannot be set together with `data.init_args.val_path`"]);
+    assert_refused(
+        &both,
+        &[key.trim_end_matches(": "), "does not go with `data.init_args.val_path`"],
+    );
     let found = preview(&home.text("rows"), &half);
     assert_refused(&found, &[key, "has validation rows of its own", ".split: train`"]);
+    let file = "checkpoint_dir: configs/smoke/model\ndata: {class_path: JSON, init_args: {path: x, val_split_fraction: 0.5}}\n";
+    let file = home.write("run.yml", file);
+    let won = vft(&["data", "preview", "--config", &file, "--data.path", &home.text("rows")]);
+    assert_eq!(won.status.code(), Some(0), "{}", stderr(&won));
+    assert!(told(&won).contains("4 training and 4 validation rows"), "{}", told(&won));
 }
 
 #[test]
