@@ -21,7 +21,7 @@ const FUEL: u64 = 1_000_000;
 
 /// Bytes of stack that it has, of which it touches what it needs: a list inside a list inside a list, one a loop, is printed and dropped by recursion, and
 /// the steps allow many of them.
-const STACK: usize = 512 << 20;
+pub const STACK: usize = 512 << 20;
 
 /// Bytes that a template may have alive: minijinja bounds a text that is repeated, not one that is doubled again and again. See [`crate::budget`].
 const MEMORY: usize = 512 << 20;
@@ -107,7 +107,7 @@ impl ChatTemplate {
             ..Jinja::from(Serde(&self.tokens))
         };
         // Errors hold values too, and so are dropped where there is stack for it.
-        stacker::grow(STACK, || {
+        stacker::maybe_grow(STACK, STACK, || {
             let template = self.environment.get_template("chat");
             let render = || template.and_then(|t| t.render(variables));
             within(&self.name, MEMORY, render).map_err(|e| {

@@ -8,6 +8,7 @@ use crate::data::dataset::{Ask, DataSet, Options};
 use crate::data::encode::Encoder;
 use crate::data::row::Columns;
 use crate::data::style::{Exchange, Style};
+use crate::data::template;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Problem, Result, UserError};
 use crate::model::spec::DecoderSpec;
@@ -99,16 +100,27 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer, spec: &DecoderSpec) -> Re
     Ok(Sources { data, styles, files: paths, notes })
 }
 
-/// Does `work` on as many threads as the config says, or on all cores.
+/// Stack that rows take besides their template.
+const BESIDES: usize = 8 << 20;
+
+/// Does `work` on as many threads as the config says, or on all cores. They have the stack that a chat template may take: one that is made for each
+/// row costs several times what the row does.
 fn on_threads<T: Send>(
     threads: Option<usize>,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
-    let Some(threads) = threads else { return work() };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .stack_size(template::STACK + BESIDES)
+        .build();
     match pool {
         Ok(pool) => pool.install(work),
-        Err(e) => Err(Problem::new(format!("no {threads} threads can be started: {e}")).into()),
+        Err(e) => {
+            let count = threads.map_or_else(|| "as many as cores".into(), |n| n.to_string());
+            Err(Problem::new(format!("threads to read rows ({count}) cannot be started: {e}"))
+                .hint("set `data.init_args.num_workers` to fewer")
+                .into())
+        }
     }
 }
 
