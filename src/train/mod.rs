@@ -1,5 +1,6 @@
 //! The training loop and what it decides before it starts.
 
+mod check;
 pub mod device;
 pub mod disk;
 pub mod evaluate;

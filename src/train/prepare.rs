@@ -1,5 +1,6 @@
 //! From a config to everything that a run needs, checked before the first step: tokenizer, data, model, adapter, schedule.
 
+use super::check;
 use super::device::{self, Opened};
 use super::disk::{DiskPlan, Sizes};
 use super::locate::SetPaths;
@@ -10,7 +11,7 @@ use super::resume::{self, Start};
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
-use crate::config::{EvaluateExample, Precision, RunConfig, TargetModules, TiedHead};
+use crate::config::{Precision, RunConfig, TargetModules};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
 use crate::data::shipped::Shipped;
@@ -138,36 +139,13 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
     }
     let (schedule, note) = schedule(t, config.optimizer.lr, steps_per_epoch, total_steps);
     notes.extend(note);
-    if paths.iter().any(|p| p == "lm_head") && spec.tied_head {
+    let tied_adapter = spec.tied_head && paths.iter().any(|p| p == "lm_head");
+    if tied_adapter {
         notes.push("lm_head is the embedding in this model: its adapter works with PEFT and vLLM as it is; merging gives the model a head of its own".into());
     }
     let rows = data.val_len();
-    if let EvaluateExample::Index(i) = config.eval.evaluate_example
-        && i >= rows
-    {
-        let message = format!("there is no validation row {i}; there are {rows}, counted from 0");
-        return Err(UserError::from(config.problem("eval.evaluate_example", message)).into());
-    }
-    if t.save_best && rows == 0 {
-        let message = "there are no validation rows, so no loss to compare";
-        return Err(UserError::from(config.problem("train.save_best", message)).into());
-    }
-    let head_adapted = paths.iter().any(|p| p == "lm_head");
-    if config.save_merged
-        && head_adapted
-        && spec.tied_head
-        && config.merge.tied_head == TiedHead::Error
-    {
-        let message = "lm_head is adapted and is the embedding of this model";
-        let problem = config.problem("merge.tied_head", message);
-        return Err(UserError::from(problem.hint("write `untie` or `drop`")).into());
-    }
-    if t.early_stopping_patience.is_some() && rows == 0 {
-        let message = "there are no validation rows, so no loss to wait for";
-        return Err(
-            UserError::from(config.problem("train.early_stopping_patience", message)).into()
-        );
-    }
+    check::validation(config, rows)?;
+    check::merge(config, tied_adapter)?;
     let optimizer = optimizer(&config.optimizer);
     let positions =
         if rows > 0 { census.longest + config.eval.max_new_tokens } else { census.longest };
@@ -187,29 +165,12 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         dropout: lora.dropout > 0.0,
         paths: &paths,
     })?;
-    if !plan.fits() {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let (planned, limit) = (mib(plan.memory.peak()), mib(plan.limit.unwrap_or(0)));
-        if t.max_memory.is_some() {
-            let message = format!("the leanest plan takes {planned:.0} MiB, not {limit:.0}");
-            let problem = config.problem("train.max_memory", message);
-            let hint = "lower train.micro_batch_size or train.max_seq_length, or allow more";
-            return Err(UserError::from(problem.hint(hint)).into());
-        }
-        let full = if plan.keep.is_leanest(plan.layers) {
-            ""
-        } else {
-            ", or set train.gradient_checkpointing to full"
-        };
-        notes.push(format!(
-            "the plan takes {planned:.0} MiB, and {limit:.0} are free; lower train.micro_batch_size or train.max_seq_length{full}"
-        ));
-    }
+    notes.extend(check::memory(config, &plan)?);
 
     let sizes = Sizes {
         values: paths.iter().map(|p| spec.linear_shape(p).map(|n| n * lora.r)).collect(),
         optimizer,
-        untied: if head_adapted && spec.tied_head { spec.vocab * spec.hidden } else { 0 },
+        untied: if tied_adapter { spec.vocab * spec.hidden } else { 0 },
     };
     let done = start.as_ref().map_or(0, |s| s.state.step);
     DiskPlan::new(config, dir, &sizes, done..total_steps).check(&config.out_dir)?;
