@@ -14,26 +14,19 @@ struct Rule {
     /// Whether `a` gives way to `b` in turn.
     mutual: bool,
     /// Whether the two as they are written contradict each other.
-    clash: fn(&Values, &str, &str) -> bool,
+    clash: Clash,
     /// What to say where both stand in the same place; empty where they then go together.
     why: &'static str,
 }
 
-const fn mutual(
-    a: &'static str,
-    b: &'static str,
-    clash: fn(&Values, &str, &str) -> bool,
-    why: &'static str,
-) -> Rule {
+/// Whether two keys, by their full names, contradict each other.
+type Clash = fn(&Values, &str, &str) -> bool;
+
+const fn mutual(a: &'static str, b: &'static str, clash: Clash, why: &'static str) -> Rule {
     Rule { a, b, mutual: true, clash, why }
 }
 
-const fn rules(
-    a: &'static str,
-    b: &'static str,
-    clash: fn(&Values, &str, &str) -> bool,
-    why: &'static str,
-) -> Rule {
+const fn one_way(a: &'static str, b: &'static str, clash: Clash, why: &'static str) -> Rule {
     Rule { a, b, mutual: false, clash, why }
 }
 
@@ -50,13 +43,13 @@ const RUN: &[Rule] = &[
         steps_beside_a_fraction,
         ONE_OF_TWO,
     ),
-    rules(
+    one_way(
         "train.lr_scheduler",
         "train.lr_decay_fraction",
         no_decay,
         "it belongs to `lr_scheduler: wsd`",
     ),
-    rules(
+    one_way(
         "train.lr_scheduler",
         "train.min_lr",
         constant,
@@ -68,30 +61,30 @@ const RUN: &[Rule] = &[
         no_choice,
         "it is what `gradient_checkpointing: auto` plans with",
     ),
-    rules(
+    one_way(
         "save_merged",
         "merge.base",
         not_merged,
         "it is for `save_merged: true`; `vft merge` has options of its own",
     ),
-    rules(
+    one_way(
         "save_merged",
         "merge.tied_head",
         not_merged,
         "it is for `save_merged: true`; `vft merge` has options of its own",
     ),
-    rules(
+    one_way(
         "quantize",
         "merge.base",
         not_quantised,
         "`dequant` is the base that a quantised run trained on",
     ),
-    rules("lora_target_modules", "lora_query", first_is_set, NO_SWITCHES),
-    rules("lora_target_modules", "lora_key", first_is_set, NO_SWITCHES),
-    rules("lora_target_modules", "lora_value", first_is_set, NO_SWITCHES),
-    rules("lora_target_modules", "lora_projection", first_is_set, NO_SWITCHES),
-    rules("lora_target_modules", "lora_mlp", first_is_set, NO_SWITCHES),
-    rules("lora_target_modules", "lora_head", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_query", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_key", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_value", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_projection", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_mlp", first_is_set, NO_SWITCHES),
+    one_way("lora_target_modules", "lora_head", first_is_set, NO_SWITCHES),
 ];
 
 /// Rules of a set of rows, under `data.init_args` or in an item of a mix.
@@ -103,7 +96,7 @@ const SET: &[Rule] = &[
         both_are_set,
         "write `{system}` into the template instead",
     ),
-    rules("prompt_style", "prompt_style.init_args.system_message", always, ""),
+    one_way("prompt_style", "prompt_style.init_args.system_message", always, ""),
     mutual("path", "repo_id", both_are_set, "`path` takes the id of a data set on the Hub too"),
     mutual("path", "file_name", both_are_set, ONLY_BY_PATH),
     mutual("path", "file_url", both_are_set, ONLY_BY_PATH),
