@@ -13,5 +13,5 @@ mod model;
 mod phases;
 mod preemption;
 #[path = "../hub/server.rs"]
-#[allow(dead_code, reason = "the Hub's tests use all of it")]
+#[expect(dead_code, reason = "the Hub's tests use all of it")]
 mod server;
