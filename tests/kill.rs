@@ -5,6 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "common/left.rs"]
+mod left;
+
+use left::left;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,20 +44,6 @@ fn start(out: &Path, more: &[&str], resume: &str) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
-}
-
-/// The adapter, and the records without the times in them.
-fn result(out: &Path) -> (Vec<u8>, Vec<serde_json::Value>) {
-    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let record = |line: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
-        for name in ["tokens_per_s", "elapsed_s", "peak_mem_bytes"] {
-            record.as_object_mut().unwrap().remove(name);
-        }
-        record
-    };
-    let adapter = std::fs::read(out.join("final/adapter_model.safetensors")).unwrap();
-    (adapter, text.lines().map(record).collect())
 }
 
 /// A small generator of random numbers.
@@ -111,7 +101,7 @@ fn killed_runs_lose_nothing() {
         .map(|(i, more)| {
             let out = home.path().join(format!("whole-{i}"));
             assert!(start(&out, more, "false").wait().unwrap().success());
-            result(&out)
+            left(&out)
         })
         .collect();
     let (mut done, mut runs) = (0, 0);
@@ -121,7 +111,7 @@ fn killed_runs_lose_nothing() {
         while !kill(start(&out, RUNS[i], "auto"), &out, &mut dice) {
             done += 1;
         }
-        assert_eq!(result(&out), whole[i], "run {runs}, after {done} kills");
+        assert_eq!(left(&out), whole[i], "run {runs}, after {done} kills");
         std::fs::remove_dir_all(&out).unwrap();
         runs += 1;
     }

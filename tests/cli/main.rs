@@ -4,6 +4,8 @@
 mod common;
 mod endings;
 mod hostile;
+#[path = "../common/left.rs"]
+mod left;
 mod no_code;
 mod preview;
 mod prompts;

@@ -1,6 +1,6 @@
 //! Runs that end before their time are taken up and become the uninterrupted ones, byte for byte.
 use crate::common::*;
-use std::path::Path;
+use crate::left::left;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,23 +20,6 @@ const RUN: &[&str] = &[
     "2",
 ];
 
-fn adapter(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("final/adapter_model.safetensors")).unwrap()
-}
-
-/// The records without the times in them.
-fn records(dir: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    let record = |line: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
-        for name in ["tokens_per_s", "elapsed_s", "peak_mem_bytes"] {
-            record.as_object_mut().unwrap().remove(name);
-        }
-        record
-    };
-    text.lines().map(record).collect()
-}
-
 /// The run cut short after `steps`, as a crash after that step's checkpoint leaves it.
 fn cut_short(home: &Home, more: &[&str], keep: usize) {
     home.smoke(&[RUN, more].concat());
@@ -54,7 +37,7 @@ fn taken_up(more: &[&str], keep: usize) -> [(Vec<u8>, Vec<serde_json::Value>); 2
     cut_short(&cut, more, keep);
     let output = cut.smoke(&[RUN, more, &["--resume", "auto"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    [whole, cut].map(|home| (adapter(&home.path("out")), records(&home.path("out"))))
+    [whole, cut].map(|home| left(&home.path("out")))
 }
 
 #[test]
@@ -98,7 +81,7 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(adapter(&whole.path("out")), adapter(&cut.path("out")));
+    assert_eq!(left(&whole.path("out")).0, left(&cut.path("out")).0);
 }
 
 #[test]
@@ -133,7 +116,7 @@ fn a_run_stopped_by_a_signal_ends_with_75_and_is_taken_up() {
     assert_eq!(child.wait().unwrap().code(), Some(75));
     let output = cut.smoke(&[&long[..], &["--resume", "auto"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(adapter(&whole.path("out")), adapter(&cut.path("out")));
+    assert_eq!(left(&whole.path("out")).0, left(&cut.path("out")).0);
 }
 
 #[test]
@@ -149,7 +132,7 @@ fn what_a_run_without_a_checkpoint_left_is_begun_anew() {
     home.write("out/metrics.jsonl", "{\"step\": 0, \"val_loss\": 1.0, \"val_ppl\": 1.0}\n");
     let output = home.smoke(&["--train.max_steps", "1", "--resume", "auto"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(records(&home.path("out")).len(), 3);
+    assert_eq!(left(&home.path("out")).1.len(), 3);
 }
 
 #[test]

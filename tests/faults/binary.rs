@@ -42,20 +42,6 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The adapter of a finished run, and its records without the times in them.
-pub(crate) fn result(out: &Path) -> (Vec<u8>, Vec<serde_json::Value>) {
-    let adapter = std::fs::read(out.join("final/adapter_model.safetensors")).unwrap();
-    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let record = |line: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
-        for name in ["tokens_per_s", "elapsed_s", "peak_mem_bytes"] {
-            record.as_object_mut().unwrap().remove(name);
-        }
-        record
-    };
-    (adapter, text.lines().map(record).collect())
-}
-
 /// A copy of a directory.
 pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

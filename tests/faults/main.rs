@@ -5,6 +5,8 @@
 mod binary;
 mod disk;
 mod full;
+#[path = "../common/left.rs"]
+mod left;
 mod power;
 mod rot;
 mod run;

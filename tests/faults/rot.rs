@@ -2,7 +2,8 @@
 //!
 //! 300 changes; `VFT_MUTATIONS=10000` for more. Every hundredth goes through the binary to the end of the run.
 
-use crate::binary::{copy, finetune, number, result, stderr};
+use crate::binary::{copy, finetune, number, stderr};
+use crate::left::left;
 use crate::power::Dice;
 use crate::run::scratch;
 use serde_json::{Map, Value, json};
@@ -166,7 +167,7 @@ fn a_checkpoint_that_was_changed_is_passed_over_by_name() {
     let home = scratch();
     let out = home.path().join("whole");
     assert!(finetune(&out).output().unwrap().status.success());
-    let expected = result(&out);
+    let expected = left(&out);
     // As a crash leaves the run after step 9.
     fs::remove_dir_all(out.join("final")).unwrap();
     assert_eq!(find::newest(&out).good.map(|(dir, _)| dir), Some(out.join(NEWEST)));
@@ -190,7 +191,7 @@ fn a_checkpoint_that_was_changed_is_passed_over_by_name() {
             let output = finetune(&resumed).output().unwrap();
             let told = format!("{NEWEST} is damaged and passed over: {}", found.damaged[0].1);
             assert!(stderr(&output).contains(&told), "{n}: {kind}: {}", stderr(&output));
-            assert_eq!(result(&resumed), expected, "{n}: {kind}");
+            assert_eq!(left(&resumed), expected, "{n}: {kind}");
             fs::remove_dir_all(&resumed).unwrap();
             runs += 1;
         }
@@ -213,6 +214,6 @@ fn records_that_are_missing_are_told_and_half_a_line_goes() {
     let output = finetune(&out).output().unwrap();
     let told = stderr(&output);
     assert!(told.contains(&format!("metrics.jsonl has {} of the ", line + 10)), "{told}");
-    let steps: Vec<_> = result(&out).1.iter().map(|r| r["step"].clone()).collect();
+    let steps: Vec<_> = left(&out).1.iter().map(|r| r["step"].clone()).collect();
     assert_eq!(steps, [0, 10, 10, 11, 12, 12]);
 }

@@ -5,7 +5,8 @@
 //! each both ways; `VFT_SMALL_DISKS=40` for more. A machine that refuses namespaces leaves these tests out with a line, unless the variable is set; what a
 //! full disk does to a save is tested everywhere (`full.rs`).
 
-use crate::binary::{finetune, number, result, stderr};
+use crate::binary::{finetune, number, stderr};
+use crate::left::left;
 use crate::run::scratch;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ fn runs_on_small_disks_end_well_and_are_taken_up() {
     let home = scratch();
     let whole = home.path().join("whole");
     assert!(finetune(&whole).output().unwrap().status.success());
-    let (expected, need) = (result(&whole), used(&whole));
+    let (expected, need) = (left(&whole), used(&whole));
     let mut codes = std::collections::BTreeMap::new();
     for n in 0..sizes {
         // From nothing to what a finished run leaves; on its way it needs more, so that all in all at most 5 / 2 of that are checked for.
@@ -169,7 +170,7 @@ fn runs_on_small_disks_end_well_and_are_taken_up() {
                 assert_whole(&kept.out(run));
             }
             assert_eq!(kept.code("second"), 0, "{way}, {bytes} bytes: {}", kept.told("second"));
-            assert_eq!(result(&kept.out("second")), expected, "{way}, {bytes} bytes");
+            assert_eq!(left(&kept.out("second")), expected, "{way}, {bytes} bytes");
             *codes.entry((way, code)).or_insert(0) += 1;
         }
     }

@@ -1,5 +1,6 @@
 //! A run that is watched line by line, and what comes of it.
 
+use crate::left::records;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -100,20 +101,11 @@ pub(crate) struct Left {
 }
 
 pub(crate) fn left(out: &Path) -> Left {
-    let record = |line: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
-        for name in ["tokens_per_s", "elapsed_s", "peak_mem_bytes"] {
-            record.as_object_mut().unwrap().remove(name);
-        }
-        record
-    };
-    let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
-    let text = text("metrics.jsonl") + &text("samples.jsonl");
-    Left {
-        adapter: std::fs::read(out.join("final/adapter_model.safetensors")).unwrap(),
-        merged: std::fs::read(out.join("merged/model.safetensors")).ok(),
-        records: text.lines().map(record).collect(),
-    }
+    let (adapter, mut all) = crate::left::left(out);
+    let samples = std::fs::read_to_string(out.join("samples.jsonl")).unwrap_or_default();
+    all.extend(records(&samples));
+    let merged = std::fs::read(out.join("merged/model.safetensors")).ok();
+    Left { adapter, merged, records: all }
 }
 
 /// Names in a directory that begin with a dot: what is not whole.

@@ -8,6 +8,8 @@
 #![expect(clippy::print_stdout, reason = "the figures of the long form")]
 
 mod common;
+#[path = "../common/left.rs"]
+mod left;
 mod manners;
 mod model;
 mod phases;
