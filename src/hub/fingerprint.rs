@@ -1,41 +1,61 @@
-//! What tells the weights of two model directories apart without reading all of them: `config.json`, and of each safetensors file its
-//! name, its size, its first and last MiB (the header with all names, shapes and offsets lies in the first).
+//! What tells the weights of two model directories apart without reading all of them: `config.json`, and of each tensor its name, dtype, shape
+//! and three pieces of its values. A model that was trained or merged differs in all values of the tensors that it differs in.
 
+use super::safetensors::Checkpoint;
 use crate::error::{Problem, Result};
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs;
 use std::path::Path;
 
-const PART: u64 = 1 << 20;
+/// Bytes of a piece: of the beginning, the middle and the end of a tensor.
+const PIECE: usize = 4 << 10;
 
 /// The fingerprint in hexadecimal digits.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn fingerprint(dir: &Path) -> Result<String> {
-    let failed =
-        |path: &Path, e: std::io::Error| Problem::in_file(path, format!("cannot be read: {e}"));
     let mut hash = blake3::Hasher::new();
     let config = dir.join("config.json");
-    hash.update(&fs::read(&config).map_err(|e| failed(&config, e))?);
-    let entries = fs::read_dir(dir).map_err(|e| failed(dir, e))?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    files.sort();
-    for path in files {
-        let mut read = || -> std::io::Result<()> {
-            let mut file = File::open(&path)?;
-            let bytes = file.metadata()?.len();
-            hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-            hash.update(&bytes.to_le_bytes());
-            let mut part = Vec::new();
-            (&file).take(PART).read_to_end(&mut part)?;
-            file.seek(SeekFrom::Start(bytes.saturating_sub(PART)))?;
-            (&file).take(PART).read_to_end(&mut part)?;
-            hash.update(&part);
-            Ok(())
-        };
-        read().map_err(|e| failed(&path, e))?;
+    let text =
+        fs::read(&config).map_err(|e| Problem::in_file(&config, format!("cannot be read: {e}")))?;
+    hash.update(&text);
+    let weights = Checkpoint::open(dir)?;
+    for name in weights.names() {
+        let Some(tensor) = weights.tensor(name) else { continue };
+        let bytes = tensor.bytes();
+        hash.update(format!("{name} {:?} {:?} ", tensor.dtype, tensor.shape).as_bytes());
+        for start in [0, bytes.len() / 2, bytes.len().saturating_sub(PIECE)] {
+            hash.update(&bytes[start..bytes.len().min(start + PIECE)]);
+        }
+        tensor.forget();
     }
     Ok(hash.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::{Dtype, TensorView};
+
+    /// The fingerprint of a model of three tensors, the second of which is filled with `value`.
+    fn of(value: u8) -> String {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("config.json"), "{}").unwrap();
+        let values = [7, value, 7].map(|v| vec![v; 4 << 20]);
+        let view = |v| TensorView::new(Dtype::U8, vec![4 << 20], v).unwrap();
+        let tensors = ["a", "b", "c"].into_iter().zip(values.iter().map(|v| view(v)));
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        fs::write(home.path().join("model.safetensors"), bytes).unwrap();
+        fingerprint(home.path()).unwrap()
+    }
+
+    #[test]
+    fn one_other_tensor_in_the_middle_is_seen() {
+        assert_ne!(of(1), of(2));
+    }
+
+    #[test]
+    fn the_place_does_not_matter() {
+        assert_eq!(of(1), of(1));
+    }
 }
