@@ -67,6 +67,11 @@ pub fn steps(out_dir: &Path) -> Vec<(usize, PathBuf)> {
     steps
 }
 
+/// Whether `dir` is the directory of a run that saved something.
+pub fn holds_checkpoints(dir: &Path) -> bool {
+    dir.join("final").is_dir() || !steps(dir).is_empty()
+}
+
 /// Looks through the checkpoints of a run: the finished adapter, then the steps from the newest on.
 pub fn newest(out_dir: &Path) -> Found {
     let mut found = Found::default();

@@ -16,9 +16,19 @@ pub struct Claim {
     dir: PathBuf,
     made: bool,
     lock: Arc<File>,
+    is_locked: bool,
 }
 
 impl Claim {
+    /// What the user should know of it.
+    pub fn note(&self) -> Option<String> {
+        let dir = self.dir.display();
+        let note = || {
+            format!("{dir}: its file system has no locks: let no other run write there meanwhile")
+        };
+        (!self.is_locked).then(note)
+    }
+
     /// Takes the directory away again if the claim made it and nothing was written.
     pub fn give_up(&self) {
         // What cannot be removed stays, unlocked.
@@ -52,22 +62,22 @@ pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
         }
         return Err(e);
     }
-    let lock = Arc::new(lock(dir)?);
+    let (lock, is_locked) = lock(dir)?;
     if resume {
         atomic::recover(&Real, dir);
         atomic::recover(&Real, &dir.join("final"));
     }
-    Ok(Claim { dir: dir.to_path_buf(), made, lock })
+    Ok(Claim { dir: dir.to_path_buf(), made, lock: Arc::new(lock), is_locked })
 }
 
-/// The lock of a directory, held.
-fn lock(dir: &Path) -> Result<File> {
+/// The lock of a directory, and whether it is held.
+fn lock(dir: &Path) -> Result<(File, bool)> {
     let path = dir.join(LOCK);
     loop {
         let file = File::create(&path).map_err(|e| io_problem(&path, &e))?;
         match file.try_lock() {
             // A run that ends takes its file away: what is locked then is in nobody's way, and no claim.
-            Ok(()) if is_at(&file, &path) => return Ok(file),
+            Ok(()) if is_at(&file, &path) => return Ok((file, true)),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let hint = "wait for it, or choose another `out_dir`";
@@ -75,9 +85,17 @@ fn lock(dir: &Path) -> Result<File> {
                     .hint(hint)
                     .into());
             }
+            // Some network file systems cannot lock: a run there is no worse off than without this guard.
+            Err(TryLockError::Error(e)) if cannot_lock(&e) => return Ok((file, false)),
             Err(TryLockError::Error(e)) => return Err(io_problem(&path, &e)),
         }
     }
+}
+
+/// Whether a file system has no locks: ENOTSUP, ENOSYS, or ENOLCK of one without a lock server.
+fn cannot_lock(error: &std::io::Error) -> bool {
+    const ENOLCK: i32 = 37;
+    error.kind() == std::io::ErrorKind::Unsupported || error.raw_os_error() == Some(ENOLCK)
 }
 
 /// Whether `path` is the name of the open `file`.

@@ -49,6 +49,42 @@ pub struct RunState {
     pub data: String,
     /// Hash of what tells the base's weights apart.
     pub base: String,
+    /// Whether the run ended with this step because the validation loss fell no more.
+    pub early: bool,
+    /// What computed it.
+    pub surroundings: Surroundings,
+}
+
+/// What bytes depend on besides settings, rows and base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// The processor's kind: `cpu`, or a card's name.
+    pub device: String,
+    /// The instruction set, in the words of `VFT_CPU`; of a card none.
+    pub instruction_set: String,
+    /// The program's version and commit.
+    pub vft: String,
+}
+
+impl Surroundings {
+    /// What was otherwise `before`, in words.
+    pub fn differences(&self, before: &Self) -> Vec<String> {
+        let on = |s: &Self| match s.instruction_set.as_str() {
+            "" => s.device.clone(),
+            set => format!("{} with {set}", s.device),
+        };
+        let pairs = [
+            ("computed on", on(before), on(self)),
+            ("written by vft", before.vft.clone(), self.vft.clone()),
+        ];
+        let differs = pairs.into_iter().filter(|(_, was, is)| was != is);
+        let tell = |(how, was, is)| {
+            format!(
+                "the checkpoint was {how} {was}, the run goes on with {is}: it may end in other bytes than without the interruption"
+            )
+        };
+        differs.map(tell).collect()
+    }
 }
 
 impl RunState {
@@ -98,6 +134,11 @@ impl RunState {
             return Err(Problem::in_file(&path, message).into());
         }
         Ok(state)
+    }
+
+    /// Whether a checkpoint can be trained further.
+    pub fn has_optimizer(dir: &Path) -> bool {
+        dir.join(OPTIMIZER).is_file()
     }
 
     /// The optimizer's arrays; `None` where there are none.

@@ -2,9 +2,9 @@
 
 use super::stop::{self, Stop, UNFINISHED, Why};
 use crate::checkpoint::out_dir;
-use crate::config::{Resume, RunConfig, keys};
+use crate::config::{RunConfig, keys};
 use crate::data::preview::{self, Marks};
-use crate::error::{Problem, UserError};
+use crate::error::{Problem, UserError, is_disk_full};
 use crate::report;
 use crate::report::memory::peak_bytes;
 use crate::secret::is_secret;
@@ -61,13 +61,19 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let notice = |text| stop.wish(Why::Notice(text));
         preemption::watch(Source::from_env(asked), report::print_note, notice)?;
     }
-    let claim = out_dir::claim(&config.out_dir, &config.inputs(), config.resume != Resume::No)?;
+    let claim = out_dir::claim(&config.out_dir, &config.inputs(), resume::is_own(&config))?;
+    if let Some(note) = claim.note() {
+        report::print_note(format_args!("note: {note}"));
+    }
     stop.gives_up(claim.clone());
     let start = match resume::plan(&config).inspect_err(|_| claim.give_up())? {
         Plan::Fresh => None,
         Plan::From(start) => Some(*start),
-        Plan::Finished => {
+        Plan::Finished(note) => {
             claim.release();
+            if let Some(note) = note {
+                report::print_note(format_args!("note: {note}"));
+            }
             let dir = config.out_dir.join("final");
             report::print_note(format_args!(
                 "the run is finished; its adapter is in {}",
@@ -128,8 +134,19 @@ fn end(
     if recording.is_busy() {
         report::print_note("hashing what the run has read, for its manifest");
     }
-    let recorded = recording.finish(config, run, outcome);
-    let mut notes = recorded.unwrap_or_else(|e| vec![format!("no manifest of the run: {e}")]);
+    let mut notes = match recording.finish(config, run, outcome, stop.flag()) {
+        Ok(notes) => notes,
+        Err(_) if stop.flag().load(Ordering::Relaxed) => {
+            let last = last.display();
+            report::print_note(format_args!(
+                "{} while files were hashed; adapter saved in {last}",
+                why()
+            ));
+            return Ok(UNFINISHED);
+        }
+        Err(e) if is_disk_full(&e) => return Err(e),
+        Err(e) => vec![format!("no manifest of the run: {e}")],
+    };
     notes.extend(finish::describe(config, run, outcome));
     for note in notes {
         report::print_note(format_args!("note: {note}"));

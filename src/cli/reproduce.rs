@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     }
     let recording = Recording::start(&config, &run)?;
     let outcome = fit(&config, &mut run, stop.flag())?;
-    recording.finish(&config, &run, &outcome)?;
+    recording.finish(&config, &run, &outcome, stop.flag())?;
     for note in finish::describe(&config, &run, &outcome) {
         report::print_note(format_args!("note: {note}"));
     }

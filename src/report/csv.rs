@@ -38,9 +38,9 @@ pub(super) struct Csv {
 }
 
 impl Csv {
-    /// A table in a new version's folder in `dir`.
-    pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.into(), file: None, total_tokens: 0 }
+    /// A table in a new version's folder in `dir`, of a run that has trained on so many tokens.
+    pub(super) fn new(dir: &Path, tokens: u64) -> Self {
+        Self { dir: dir.into(), file: None, total_tokens: tokens }
     }
 
     fn write(&mut self, row: [String; COLUMNS.len()]) -> io::Result<()> {
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn steps_and_evaluations_share_a_table() {
         let home = tempfile::tempdir().unwrap();
-        let mut csv = Csv::new(&home.path().join("csv"));
+        let mut csv = Csv::new(&home.path().join("csv"), 100);
         csv.eval(&EvalRecord { step: 0, ..EVAL }).unwrap();
         csv.step(&STEP).unwrap();
         let skipped = StepRecord { step: 2, grad_norm: f64::INFINITY, skipped: true, ..STEP };
@@ -105,8 +105,8 @@ mod tests {
             "step,epoch,loss,learning_rate,grad_norm,tokens,target_tokens,total_tokens,tokens_per_s,iter_time,time,\
              peak_mem_bytes,loss_scale,skipped,val_loss,val_ppl\n\
              0,,,,,,,,,,,,,,2,7.5\n\
-             1,0.25,2.5,0.0002,0.75,100,40,100,50,2,2,1048576,,false,,\n\
-             2,0.25,2.5,0.0002,inf,100,40,200,50,2,2,1048576,65536,true,,\n"
+             1,0.25,2.5,0.0002,0.75,100,40,200,50,2,2,1048576,,false,,\n\
+             2,0.25,2.5,0.0002,inf,100,40,300,50,2,2,1048576,65536,true,,\n"
         );
     }
 }

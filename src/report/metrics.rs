@@ -2,13 +2,13 @@
 
 use super::log_file::LogFile;
 use crate::error::{Problem, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// One optimizer step.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Step from 1.
     pub step: usize,
@@ -31,10 +31,10 @@ pub struct StepRecord {
     /// Peak memory so far: of the device where a run computes on one, else of the process.
     pub peak_mem_bytes: u64,
     /// The loss scale, in f16.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
     /// The gradients overflowed in f16: nothing was updated.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
 
@@ -60,6 +60,12 @@ pub struct SampleRecord {
     pub answer: String,
     /// What the row answers.
     pub expected: String,
+}
+
+/// The last step of a file of records; `None` where there is none that can be read.
+pub fn last_step(path: &Path) -> Option<StepRecord> {
+    let text = std::fs::read_to_string(Some(path).filter(|p| p.is_file())?).ok()?;
+    text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }
 
 /// Bytes of records that are kept in memory while their file cannot be written: hours of steps.

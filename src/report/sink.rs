@@ -43,11 +43,12 @@ pub struct Sinks<'a> {
 }
 
 impl<'a> Sinks<'a> {
-    /// The sinks of a run in `out_dir`; `after`: so many bytes of `metrics.jsonl` are kept, of a run that is taken up; `tell` shows a line to the user. Nothing is created before the first record.
+    /// The sinks of a run in `out_dir`; of one that is taken up so many bytes of `metrics.jsonl` are kept, and so many tokens counted; `tell`
+    /// shows a line to the user. Nothing is created before the first record.
     pub fn open(
         out_dir: &Path,
         logger: Option<LoggerName>,
-        after: Option<u64>,
+        (after, tokens): (Option<u64>, u64),
         tell: impl Fn(&str) + 'a,
     ) -> Self {
         let logger = logger.map(|kind| {
@@ -57,7 +58,7 @@ impl<'a> Sinks<'a> {
             };
             let dir = out_dir.join("logs").join(folder);
             let sink: Box<dyn Sink> = match kind {
-                LoggerName::Csv => Box::new(Csv::new(&dir)),
+                LoggerName::Csv => Box::new(Csv::new(&dir, tokens)),
                 LoggerName::TensorBoard => Box::new(TensorBoard::new(&dir)),
             };
             Logger { sink, name, dir }
@@ -171,7 +172,7 @@ pub(super) mod tests {
     fn three_records(prepare: impl FnOnce(&Path, &mut Sinks)) -> (Vec<String>, usize) {
         let home = tempfile::tempdir().unwrap();
         let told = RefCell::new(Vec::new());
-        let mut sinks = Sinks::open(home.path(), Some(LoggerName::Csv), None, |line: &str| {
+        let mut sinks = Sinks::open(home.path(), Some(LoggerName::Csv), (None, 0), |line: &str| {
             told.borrow_mut().push(line.to_owned());
         });
         prepare(home.path(), &mut sinks);
@@ -229,7 +230,7 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_written_before_the_first_record() {
         let home = tempfile::tempdir().unwrap();
-        drop(Sinks::open(home.path(), Some(LoggerName::TensorBoard), None, |_: &str| ()));
+        drop(Sinks::open(home.path(), Some(LoggerName::TensorBoard), (None, 0), |_: &str| ()));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 

@@ -20,7 +20,7 @@ use crate::data::mix::Mix;
 use crate::optim::Optimizer;
 use crate::optim::state::State;
 use crate::report::memory::peak_bytes;
-use crate::report::metrics::StepRecord;
+use crate::report::metrics::{self, StepRecord};
 use crate::report::progress::Progress;
 use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
@@ -122,7 +122,8 @@ impl<'a> Loop<'a> {
         };
         let told = progress.clone();
         let tell = move |line: &str| told.note(line);
-        let sinks = Sinks::open(&config.out_dir, Some(logger), kept(METRICS), tell);
+        let tokens = resumed.as_ref().map_or(0, |start| start.state.tokens);
+        let sinks = Sinks::open(&config.out_dir, Some(logger), (kept(METRICS), tokens), tell);
         let f16 = matches!(run.precision, Precision::F16 | Precision::F16Mixed);
         let stepper = Stepper {
             optimizer: Optimizer::new(run.optimizer, &run.cx, &run.arena)?,
@@ -158,13 +159,15 @@ impl<'a> Loop<'a> {
 
     /// Takes up the run of the checkpoint, or validates before the first step.
     fn begin(&mut self) -> Result<()> {
-        if let Some(Start { dir, state, same_dir, damaged }) = self.resumed.take() {
+        if let Some(Start { dir, state, damaged, same_dir }) = self.resumed.take() {
             self.damaged = damaged.into_iter().map(|(dir, _)| dir).collect();
             (self.step, self.before_s, self.tokens) = (state.step, state.elapsed_s, state.tokens);
             self.stepper.scale = self.stepper.scale.with_memory(state.loss_scale);
             self.evaluation.remember(&state);
-            if same_dir && self.step < self.total() && dir.ends_with("final") {
-                // Its patience was over; what came after that was not done.
+            let metrics = self.config.out_dir.join(METRICS);
+            self.last = metrics::last_step(&metrics).filter(|r| same_dir && r.step == self.step);
+            if state.early {
+                // What came after that was not done.
                 self.ending = Some(Ending::Early);
             } else if self.step < self.total() {
                 let arrays = state.optimizer(&dir)?;
@@ -306,6 +309,8 @@ impl<'a> Loop<'a> {
             config: resume::values(&resolved(self.config, self.run)),
             data: self.run.digest.clone(),
             base: self.run.fingerprint.clone(),
+            early: self.ending == Some(Ending::Early),
+            surroundings: self.run.surroundings.clone(),
         })
     }
 

@@ -6,11 +6,13 @@ use super::disk::{DiskPlan, Sizes};
 use super::locate::SetPaths;
 use super::optimizer::{is_paged, optimizer, schedule};
 use super::plan::{Ask, RunPlan};
+use super::record;
 use super::remote::Remote;
 use super::resume::{self, Start};
 use super::sources::{self, Sources};
 use crate::adapters::{LoraConfig, Targets};
 use crate::checkpoint::peft;
+use crate::checkpoint::run_state::Surroundings;
 use crate::config::{Precision, RunConfig, TargetModules};
 use crate::data::census::Census;
 use crate::data::dataset::DataSet;
@@ -71,6 +73,8 @@ pub struct Run {
     pub schedule: Schedule,
     /// Steps of an epoch.
     pub steps_per_epoch: usize,
+    /// What its bytes depend on besides all this.
+    pub surroundings: Surroundings,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -183,6 +187,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
     attach(&mut decoder, &mut arena, &lora, &paths, config.seed, tensors)
         .map_err(|e| in_file(e, &file))?;
     arena.to_device(&cx)?;
+    let surroundings = record::surroundings(&cx);
     let mut run = Run {
         resumed: None,
         digest: data.digest(),
@@ -204,6 +209,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         optimizer,
         schedule,
         steps_per_epoch,
+        surroundings,
         notes,
     };
     if let Some(start) = start {

@@ -8,17 +8,21 @@ use super::locate::SetPaths;
 use super::prepare::Run;
 use super::save::resolved;
 use super::sums::{self, Sums};
+use crate::checkpoint::disk::Real;
+use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_manifest::{
     self, FileSum, HubRepo, Inputs, Losses, Machine, Program, Prompt, Rows, RunManifest, Seeds,
     SetFiles, hex,
 };
+use crate::checkpoint::run_state::Surroundings;
 use crate::config::RunConfig;
 use crate::data::dataset::DataSet;
 use crate::data::style::{Exchange, Style};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::hub::safetensors::Checkpoint;
-use crate::ops::isa;
+use crate::ops::{Cx, isa};
+use crate::report::print_note;
 use crate::secret::scrub;
 use serde::Deserialize;
 use serde_json::Map;
@@ -144,12 +148,18 @@ impl Recording {
         self.sums.is_busy()
     }
 
-    /// Adds the record to the manifest of the final adapter; what the user should know.
+    /// Adds the record to the manifest of the final adapter; what the user should know. Where the disk is full, older checkpoints give way.
     ///
     /// # Errors
-    /// When a file cannot be read or the manifest not written.
-    pub fn finish(self, config: &RunConfig, run: &Run, outcome: &Outcome) -> Result<Vec<String>> {
-        let mut sums = self.sums.finish()?;
+    /// When a file cannot be read or the manifest not written, or `stop` came while files were hashed.
+    pub fn finish(
+        self,
+        config: &RunConfig,
+        run: &Run,
+        outcome: &Outcome,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut sums = self.sums.finish(stop)?;
         let binary = if binary().is_some() { sums.pop() } else { None };
         let notes = sums.iter().filter_map(sums::misnamed).collect();
         let Sources { base, tokenizer, adapter, data } = self.reads.with(sums);
@@ -174,7 +184,9 @@ impl Recording {
                 losses: losses(&config.out_dir.join("metrics.jsonl")),
             },
         };
-        manifest.add_to(&dir)?;
+        with_room(&Real, &config.out_dir, &|line| print_note(line), || {
+            Ok(manifest.add_to(&Real, &dir)?)
+        })?;
         Ok(notes)
     }
 }
@@ -202,6 +214,20 @@ pub fn program(binary: Option<FileSum>) -> Program {
 /// This program with the sum of its binary.
 pub fn this_program() -> Program {
     program(binary().and_then(|path| sums::sum(&path, &AtomicBool::new(false)).ok()))
+}
+
+/// What a run's bytes depend on besides its settings, rows and base.
+pub fn surroundings(cx: &Cx) -> Surroundings {
+    let program = program(None);
+    let commit = program.commit.map(|c| format!(" ({c})")).unwrap_or_default();
+    Surroundings {
+        device: cx.gpu().map_or_else(|| "cpu".into(), |gpu| gpu.info().name.clone()),
+        instruction_set: match cx.gpu() {
+            Some(_) => String::new(),
+            None => isa::chosen().map_or("", isa::Isa::word).into(),
+        },
+        vft: program.version + &commit,
+    }
 }
 
 /// Where a run computes.

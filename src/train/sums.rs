@@ -16,9 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Smaller files are hashed in the time that it takes to look them up.
 const SMALL: u64 = 16 << 20;
+/// Time between looks at whether the work is done or unwanted.
+const GLANCE: Duration = Duration::from_millis(5);
 /// A file may be written to within the tick of its clock: what changed this many seconds ago is not remembered.
 const FRESH: i64 = 2;
 
@@ -53,10 +56,16 @@ impl Sums {
     /// Waits for the sums, in the order of the files.
     ///
     /// # Errors
-    /// When a file cannot be read.
-    pub fn finish(mut self) -> Result<Vec<FileSum>> {
+    /// When a file cannot be read, or `stop` came first.
+    pub fn finish(mut self, stop: &AtomicBool) -> Result<Vec<FileSum>> {
         let lost = || Problem::new("the files that were read cannot be hashed");
         let thread = self.thread.take().ok_or_else(lost)?;
+        while !thread.is_finished() {
+            if stop.load(Ordering::Relaxed) {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            std::thread::sleep(GLANCE);
+        }
         thread.join().map_err(|_| lost())?
     }
 }

@@ -15,4 +15,5 @@ mod rows;
 mod runs;
 #[cfg(target_os = "linux")]
 mod sinks;
+mod taken_up;
 mod vinasmol;

@@ -7,7 +7,7 @@ use vft::checkpoint::disk::Disk;
 use vft::checkpoint::find;
 use vft::checkpoint::parts::Parts;
 use vft::checkpoint::peft;
-use vft::checkpoint::run_state::RunState;
+use vft::checkpoint::run_state::{RunState, Surroundings};
 use vft::optim::Arena;
 use vft::optim::state::{State, Values};
 
@@ -50,6 +50,12 @@ fn state(step: usize) -> RunState {
         bytes: [(METRICS.to_owned(), records(step).len() as u64)].into(),
         config: [("seed".to_owned(), "1".to_owned())].into(),
         data: "rows".into(),
+        early: false,
+        surroundings: Surroundings {
+            device: "cpu".into(),
+            instruction_set: "avx2".into(),
+            vft: "0.1.0".into(),
+        },
         base: "weights".into(),
     }
 }

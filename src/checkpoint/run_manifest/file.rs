@@ -1,7 +1,8 @@
 //! A run's manifest as it lies in its file: how it is added to the manifest of the final adapter, read, and its sums compared.
 
 use super::RunManifest;
-use crate::checkpoint::atomic::io_problem;
+use crate::checkpoint::atomic::write_file;
+use crate::checkpoint::disk::Disk;
 use crate::checkpoint::manifest::{MAX_BYTES, NAME};
 use crate::error::{Problem, Result, UserError};
 use serde::Deserialize;
@@ -9,8 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 /// Counted up when the meaning of a field changes.
@@ -25,8 +25,8 @@ impl RunManifest {
     /// Adds the run to the manifest of the final adapter in `dir`.
     ///
     /// # Errors
-    /// When the manifest cannot be read or written; it is then what it was.
-    pub fn add_to(&self, dir: &Path) -> Result<()> {
+    /// When the manifest cannot be read or written, or would be longer than what is read; it is then what it was.
+    pub fn add_to(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = dir.join(NAME);
         let failed = |e: &dyn std::fmt::Display| {
             UserError::from(Problem::in_file(&path, format!("cannot be written: {e}")))
@@ -42,19 +42,11 @@ impl RunManifest {
         whole.insert(RUN.into(), run);
         whole.insert(SUMS.into(), sums.into());
         let text = serde_json::to_string_pretty(&whole).map_err(|e| failed(&e))? + "\n";
-        let beside = dir.join(format!(".{NAME}.new"));
-        let write = || {
-            let mut file = File::create(&beside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)?;
-            File::open(dir)?.sync_all()
-        };
-        write().map_err(|e| {
-            // The error at hand is the one to report.
-            let _ = fs::remove_file(&beside);
-            io_problem(&path, &e)
-        })
+        if text.len() as u64 > MAX_BYTES {
+            let message = format!("would have {} bytes, more than {MAX_BYTES}", text.len());
+            return Err(Problem::in_file(&path, message).into());
+        }
+        write_file(disk, &path, text.as_bytes())
     }
 
     /// Reads the run of a manifest and checks that nobody changed it.
@@ -182,6 +174,8 @@ fn compact(json: &str) -> String {
 mod tests {
     use super::super::{Inputs, Losses, Machine, Outcome, Program, Rows, Seeds, SetFiles};
     use super::*;
+    use crate::checkpoint::disk::Real;
+    use crate::checkpoint::manifest;
     use std::path::PathBuf;
 
     fn example() -> RunManifest {
@@ -235,9 +229,8 @@ mod tests {
     fn written() -> (tempfile::TempDir, PathBuf) {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("a"), b"abc").unwrap();
-        super::super::super::manifest::write(&super::super::super::disk::Real, home.path())
-            .unwrap();
-        example().add_to(home.path()).unwrap();
+        manifest::write(&Real, home.path()).unwrap();
+        example().add_to(&Real, home.path()).unwrap();
         let path = home.path().join(NAME);
         (home, path)
     }
@@ -257,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_checkpoint_still_verifies() {
-        assert_eq!(super::super::super::manifest::verify(written().0.path()), Ok(()));
+        assert_eq!(manifest::verify(written().0.path()), Ok(()));
     }
 
     #[test]
@@ -269,7 +262,7 @@ mod tests {
             let mut changed = bytes.clone();
             changed[place] ^= 1;
             fs::write(&path, changed).unwrap();
-            assert!(super::super::super::manifest::verify(home.path()).is_err(), "byte {place}");
+            assert!(manifest::verify(home.path()).is_err(), "byte {place}");
         }
     }
 
@@ -309,8 +302,7 @@ mod tests {
     #[test]
     fn the_manifest_of_a_checkpoint_is_told() {
         let home = tempfile::tempdir().unwrap();
-        super::super::super::manifest::write(&super::super::super::disk::Real, home.path())
-            .unwrap();
+        manifest::write(&Real, home.path()).unwrap();
         let error = RunManifest::read(&home.path().join(NAME)).unwrap_err().to_string();
         assert!(error.contains("of a checkpoint, not of a whole run"), "{error}");
     }

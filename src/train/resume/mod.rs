@@ -4,54 +4,14 @@
 //! dropout and samples follow from seed and step, and records after the checkpoint are written again. What would make another run of it
 //! is refused; what would not is told.
 
-use super::prepare::Run;
-use super::save::resolved;
+mod same;
+
 use crate::checkpoint::find::{self, Found};
 use crate::checkpoint::run_state::RunState;
-use crate::config::keys::KEYS;
 use crate::config::{Resume, RunConfig};
 use crate::error::{Problem, Result, UserError};
-use std::collections::BTreeMap;
+pub use same::{compare, values};
 use std::path::{Path, PathBuf};
-
-/// Keys whose change makes another run. What rows become is compared as the rows themselves, the base as its files.
-const DECISIVE: &[&str] = &[
-    "precision",
-    "quantize",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "data.init_args.seed",
-    "train.global_batch_size",
-    "train.lr_scheduler",
-    "train.lr_warmup_steps",
-    "train.lr_warmup_fraction",
-    "train.lr_decay_fraction",
-    "train.max_norm",
-    "train.min_lr",
-    "train.shuffle",
-    "optimizer.class_path",
-    "optimizer.init_args.lr",
-    "optimizer.init_args.weight_decay",
-    "optimizer.init_args.betas",
-    "optimizer.init_args.eps",
-    "optimizer.init_args.momentum",
-    "optimizer.init_args.dampening",
-    "optimizer.init_args.nesterov",
-    "seed",
-];
-
-/// Keys whose change is not worth a word.
-const SILENT: &[&str] = &[
-    "checkpoint_dir",
-    "revision",
-    "out_dir",
-    "resume",
-    "adapter_path",
-    "device",
-    "train.preemption",
-];
 
 /// A checkpoint to go on from.
 #[derive(Debug, Clone)]
@@ -73,83 +33,133 @@ pub enum Plan {
     Fresh,
     /// A checkpoint.
     From(Box<Start>),
-    /// The run is finished.
-    Finished,
+    /// The run is finished; what could not be compared with the config.
+    Finished(Option<String>),
 }
 
 /// Looks for what `resume` asks for.
 ///
 /// # Errors
-/// When a checkpoint that is named is none, or all of them are damaged.
+/// When a checkpoint that is named is none, all of them are damaged, or the config asks for another run than they are of.
 pub fn plan(config: &RunConfig) -> Result<Plan> {
+    let dir = match &config.resume {
+        Resume::No => return Ok(Plan::Fresh),
+        Resume::Auto => return of_run(config, &config.out_dir),
+        Resume::From(dir) => dir,
+    };
+    let at = |why: &str, hint: &str| {
+        let problem = config.problem("resume", format!("`{}`: {why}", dir.display()));
+        Err(UserError::from(problem.hint(hint)))
+    };
+    let hint = "name a directory step-…, or write `auto`";
+    if !dir.is_dir() {
+        return at("is no directory", hint);
+    }
+    // The adapter of a finished run stands for that run.
+    let run = if dir.ends_with("final") { home(dir) } else { Some(dir.clone()) };
+    if let Some(run) = run.filter(|run| find::holds_checkpoints(run)) {
+        return of_run(config, &run);
+    }
+    let state = match find::check(dir) {
+        Ok(state) => state,
+        Err(why) => return at(&why, hint),
+    };
+    same::settings(config, &state)?;
+    if !RunState::has_optimizer(dir) {
+        let hint = "name a directory step-…; `adapter_path` begins a new run from an adapter";
+        return at("has no optimizer to go on with", hint);
+    }
+    let start = Start::new(dir.clone(), state, Vec::new(), config);
+    let newer = |(step, path): &(usize, PathBuf)| *step > start.state.step && path != dir;
+    if start.same_dir
+        && let Some((_, newer)) = find::steps(&config.out_dir).into_iter().find(newer)
+    {
+        let message = format!("`{}` is newer", newer.display());
+        let hint = "`resume: auto` goes on from the newest; to go back, take newer checkpoints away, or give the run another `out_dir`";
+        return at(&message, hint);
+    }
+    Ok(Plan::From(Box::new(start)))
+}
+
+impl Start {
+    fn new(
+        dir: PathBuf,
+        state: RunState,
+        damaged: Vec<(PathBuf, String)>,
+        config: &RunConfig,
+    ) -> Self {
+        let same_dir = is_same(home(&dir).as_deref(), &config.out_dir);
+        Self { dir, state, damaged, same_dir }
+    }
+}
+
+/// Whether the run is to go on in the directory that it began in.
+pub fn is_own(config: &RunConfig) -> bool {
     match &config.resume {
-        Resume::No => Ok(Plan::Fresh),
-        Resume::Auto => {
-            let found = find::newest(&config.out_dir);
-            let Some((dir, state)) = found.good else {
-                return nothing_good(&config.out_dir, found);
-            };
-            if dir.ends_with("final") {
-                let merged = !config.save_merged || config.out_dir.join("merged").is_dir();
-                if dir.join("README.md").is_file() && merged && !is_longer(config, &state) {
-                    return Ok(Plan::Finished);
-                }
-                if is_longer(config, &state) {
-                    return from_steps(config);
-                }
-            }
-            Ok(from(dir, state, found.damaged, &config.out_dir))
-        }
+        Resume::No => false,
+        Resume::Auto => true,
         Resume::From(dir) => {
-            let at = |why: String| {
-                let problem = config.problem("resume", format!("`{}`: {why}", dir.display()));
-                problem.hint("name a directory step-…, or write `auto`")
-            };
-            if !dir.is_dir() {
-                return Err(at("is no directory".into()).into());
-            }
-            if find::steps(dir).is_empty() {
-                let state = find::check(dir).map_err(at)?;
-                return Ok(from(dir.clone(), state, Vec::new(), &config.out_dir));
-            }
-            let found = find::newest(dir);
-            match found.good {
-                Some((dir, state)) => Ok(from(dir, state, found.damaged, &config.out_dir)),
-                None => Err(at("none of its checkpoints is whole".into()).into()),
-            }
+            is_same(Some(dir), &config.out_dir) || is_same(home(dir).as_deref(), &config.out_dir)
         }
     }
 }
 
-fn from(dir: PathBuf, state: RunState, damaged: Vec<(PathBuf, String)>, out_dir: &Path) -> Plan {
-    let home = dir.parent().and_then(|p| p.canonicalize().ok());
-    let same_dir = home.is_some() && home == out_dir.canonicalize().ok();
-    Plan::From(Box::new(Start { dir, state, damaged, same_dir }))
+/// The directory of the run that a checkpoint is of.
+fn home(checkpoint: &Path) -> Option<PathBuf> {
+    checkpoint.canonicalize().ok()?.parent().map(Path::to_path_buf)
+}
+
+fn is_same(a: Option<&Path>, b: &Path) -> bool {
+    let a = a.and_then(|a| a.canonicalize().ok());
+    a.is_some() && a == b.canonicalize().ok()
+}
+
+/// The newest good checkpoint of the run in `dir`.
+fn of_run(config: &RunConfig, dir: &Path) -> Result<Plan> {
+    let found = find::newest(dir);
+    let Some((newest, state)) = found.good else {
+        return nothing_good(dir, found);
+    };
+    same::settings(config, &state)?;
+    if newest.ends_with("final") {
+        if asks_for_more(config, &state) {
+            return from_steps(config, dir);
+        }
+        let merged = !config.save_merged || config.out_dir.join("merged").is_dir();
+        let described = newest.join("README.md").is_file();
+        if is_same(Some(dir), &config.out_dir) && merged && described {
+            return Ok(Plan::Finished(same::finished(config, &state, &newest)?));
+        }
+    }
+    Ok(Plan::From(Box::new(Start::new(newest, state, found.damaged, config))))
 }
 
 /// A finished run that is to be longer goes on from its last checkpoint with an optimizer.
-fn from_steps(config: &RunConfig) -> Result<Plan> {
+fn from_steps(config: &RunConfig, run: &Path) -> Result<Plan> {
     let mut damaged = Vec::new();
-    for (_, dir) in find::steps(&config.out_dir) {
+    for (_, dir) in find::steps(run) {
         match find::check(&dir) {
-            Ok(state) => return Ok(from(dir, state, damaged, &config.out_dir)),
+            Ok(state) => {
+                return Ok(Plan::From(Box::new(Start::new(dir, state, damaged, config))));
+            }
             Err(why) => damaged.push((dir, why)),
         }
     }
     let message = "the run is finished, and none of its checkpoints is left to go on from";
-    Err(Problem::in_file(&config.out_dir, message)
+    Err(Problem::in_file(run, message)
         .hint("start a new one with `adapter_path` and another `out_dir`")
         .into())
 }
 
-/// Whether the config asks for another number of steps than the run had.
-fn is_longer(config: &RunConfig, state: &RunState) -> bool {
-    ["train.epochs", "train.max_steps", "train.max_tokens"]
-        .iter()
-        .any(|key| config.value(key) != state.config.get(*key).cloned())
+/// Whether the config asks for another end than the run had.
+fn asks_for_more(config: &RunConfig, state: &RunState) -> bool {
+    let ends: &[&str] = &["train.epochs", "train.max_steps", "train.max_tokens"];
+    let patience: &[&str] = if state.early { &["train.early_stopping_patience"] } else { &[] };
+    let differs = |key: &&str| config.value(key) != state.config.get(*key).cloned();
+    ends.iter().chain(patience).any(differs)
 }
 
-fn nothing_good(out_dir: &Path, found: Found) -> Result<Plan> {
+fn nothing_good(dir: &Path, found: Found) -> Result<Plan> {
     if found.damaged.is_empty() {
         return Ok(Plan::Fresh);
     }
@@ -157,66 +167,6 @@ fn nothing_good(out_dir: &Path, found: Found) -> Result<Plan> {
         |(dir, why): (PathBuf, String)| Problem::in_file(dir, format!("is damaged: {why}"));
     let mut problems: Vec<Problem> = found.damaged.into_iter().map(problem).collect();
     let message = "holds no checkpoint that is whole";
-    problems.push(Problem::in_file(out_dir, message).hint("start anew in another `out_dir`"));
+    problems.push(Problem::in_file(dir, message).hint("start anew in another `out_dir`"));
     Err(UserError { problems })
-}
-
-/// The values of all keys, as a checkpoint keeps them.
-pub fn values(config: &RunConfig) -> BTreeMap<String, String> {
-    KEYS.iter().filter_map(|k| Some((k.name.to_owned(), config.value(k.name)?))).collect()
-}
-
-/// Compares the run at hand with the one that the checkpoint is of: what to tell.
-///
-/// # Errors
-/// When it is another run.
-pub fn compare(config: &RunConfig, run: &Run, start: &Start) -> Result<Vec<String>> {
-    let (state, mut problems, mut told) = (&start.state, Vec::new(), Vec::new());
-    let now = values(&resolved(config, run));
-    let shown = |v: Option<&String>| v.cloned().unwrap_or_else(|| "null".into());
-    for key in KEYS.iter().map(|k| k.name) {
-        let (before, after) = (state.config.get(key), now.get(key));
-        if before == after || SILENT.contains(&key) {
-            continue;
-        }
-        let (before, after) = (shown(before), shown(after));
-        if DECISIVE.contains(&key) {
-            let message = format!("is {after}, but the checkpoint was made with {before}");
-            let hint = "a run is taken up with its own settings; start a new one for others";
-            problems.push(config.problem(key, message).hint(hint));
-        } else if !key.starts_with("data.") {
-            told.push(format!("{key} was {before}, is {after}"));
-        }
-    }
-    let dir = start.dir.display();
-    if run.digest != state.data {
-        let message = format!(
-            "the rows are not those of the checkpoint `{dir}`: a file, the tokenizer or a setting of `data` has changed"
-        );
-        problems.push(Problem::new(message).hint("start a new run for other rows"));
-    }
-    if run.fingerprint != state.base {
-        let message = format!(
-            "`{}` is not the model that the checkpoint `{dir}` was made with",
-            config.checkpoint_dir.display()
-        );
-        problems.push(config.problem("checkpoint_dir", message));
-    }
-    if state.step > run.schedule.total_steps {
-        let total = run.schedule.total_steps;
-        problems.push(Problem::new(format!(
-            "the checkpoint `{dir}` has {} steps, the run only {total}",
-            state.step
-        )));
-    }
-    UserError::check(problems)?;
-    for (name, bytes) in state.bytes.iter().filter(|_| start.same_dir) {
-        let there = std::fs::metadata(config.out_dir.join(name)).map_or(0, |m| m.len());
-        if there < *bytes {
-            told.push(format!(
-                "{name} has {there} of the {bytes} bytes that it had at the checkpoint: records are missing in it"
-            ));
-        }
-    }
-    Ok(told)
 }
