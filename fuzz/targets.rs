@@ -1,16 +1,19 @@
 //! What each fuzz target does with its bytes: it gives them to a reader of vft as the file that the reader reads.
 //!
-//! An error is a fine answer. A panic, an abort, memory beyond [`memory::CAP`] and a reader that does not come back are not. `tests/hostile_inputs.rs`
+//! An error is a fine answer. A panic, an abort, memory beyond [`memory::CAP`] and a reader that does not come back are not. `tests/hostile`
 //! runs the same functions on the seeds and on all inputs that were ever found, without a fuzzer.
 
 #[path = "memory.rs"]
 pub(crate) mod memory;
 
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use vft::checkpoint::run_manifest::{RunManifest, hex};
 use vft::checkpoint::{find, peft, run_state::RunState};
 use vft::config::{MultiTurn, RunConfig, TrainOn};
 use vft::data::encode::Encoder;
@@ -23,6 +26,7 @@ use vft::hub::config::HfConfig;
 use vft::hub::remote::{Hub, Patience};
 use vft::hub::safetensors::Checkpoint;
 use vft::model::families;
+use vft::train::reproduce::{self, Moved};
 
 /// A reader's name, and what reads the bytes; the directory is there to be filled.
 pub(crate) type Target = (&'static str, fn(&Path, &[u8]));
@@ -40,6 +44,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("template", template),
     ("adapter_config", adapter_config),
     ("manifest", manifest),
+    ("run_manifest", run_manifest),
     ("model_config", model_config),
     ("readme", readme),
 ];
@@ -310,6 +315,24 @@ fn manifest(dir: &Path, data: &[u8]) {
         let state = include_bytes!("seeds/manifest/state");
         write(&dir.join("run_state.json"), &state[1..]);
         drop(RunState::read(dir).expect("a state").optimizer(dir));
+    }
+}
+
+/// The run in a manifest, under sums as who forges one would write them; a text that names sums is the manifest itself.
+fn run_manifest(dir: &Path, data: &[u8]) {
+    let path = dir.join("manifest.json");
+    write(&path, data);
+    let names_sums = data.windows(10).any(|w| w == b"run_sha256");
+    if let (false, Ok(Value::Object(run))) = (names_sums, serde_json::from_slice(data)) {
+        let sums: BTreeMap<&str, String> = run
+            .iter()
+            .map(|(name, part)| (name.as_str(), hex(&Sha256::digest(part.to_string()))))
+            .collect();
+        let whole = serde_json::json!({"run": run, "run_sha256": sums});
+        write(&path, whole.to_string().as_bytes());
+    }
+    if let Ok(manifest) = RunManifest::read(&path) {
+        drop(reproduce::config(&path, &manifest, &Moved::default(), &dir.join("out")));
     }
 }
 

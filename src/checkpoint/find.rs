@@ -1,9 +1,10 @@
 //! The checkpoint to go on from: the newest that is what its manifest says.
 
 use super::atomic::TOKENIZER_FILES;
+use super::manifest::{self, Fault};
 use super::parts::CONFIG;
+use super::peft;
 use super::run_state::{OPTIMIZER, RunState, STATE};
-use super::{manifest, peft};
 use crate::error::{Problem, UserError};
 use std::path::{Path, PathBuf};
 
@@ -14,26 +15,31 @@ pub struct Found {
     pub good: Option<(PathBuf, RunState)>,
     /// Newer ones that are damaged, and why.
     pub damaged: Vec<(PathBuf, String)>,
+    /// One of which is not known whether it is good: the search ends there.
+    pub unknown: Option<(PathBuf, String)>,
 }
 
 /// Whether `dir` is a whole checkpoint; its state, or what is wrong with it.
 ///
 /// # Errors
 /// What is wrong, in words.
-pub fn check(dir: &Path) -> Result<RunState, String> {
-    let named = manifest::verified(dir)?;
+pub fn check(dir: &Path) -> Result<RunState, Fault> {
+    let named = manifest::verify(dir)?;
     let step = dir.file_name().and_then(|n| step_of(n.to_str()?));
     let there = |name: &&&str| step.is_some() && **name == OPTIMIZER || dir.join(name).exists();
     let optional = std::iter::once(&OPTIMIZER).chain(TOKENIZER_FILES).filter(there);
     for name in [peft::WEIGHTS, peft::CONFIG, STATE, CONFIG].iter().chain(optional) {
         if !named.contains(*name) {
-            return Err(format!("its manifest does not name `{name}`"));
+            return Err(format!("its manifest does not name `{name}`").into());
         }
     }
     let first = |e: UserError| e.problems.into_iter().next().map_or_else(String::new, in_words);
+    if let Some(newer) = RunState::newer_format(dir) {
+        return Err(Fault::Unknown(newer));
+    }
     let state = RunState::read(dir).map_err(first)?;
     if step.is_some_and(|step| step != state.step) {
-        return Err(format!("it is the checkpoint of step {}", state.step));
+        return Err(format!("it is the checkpoint of step {}", state.step).into());
     }
     state.optimizer(dir).map_err(first)?;
     peft::read(dir).map_err(first)?;
@@ -74,16 +80,28 @@ pub fn holds_checkpoints(dir: &Path) -> bool {
 
 /// Looks through the checkpoints of a run: the finished adapter, then the steps from the newest on.
 pub fn newest(out_dir: &Path) -> Found {
-    let mut found = Found::default();
     let last = Some(out_dir.join("final")).filter(|d| d.is_dir());
-    let all = last.into_iter().chain(steps(out_dir).into_iter().map(|(_, path)| path));
-    for dir in all {
+    first_good(last.into_iter().chain(steps(out_dir).into_iter().map(|(_, path)| path)))
+}
+
+/// Looks through the checkpoints of a run that can be trained further, from the newest on.
+pub fn newest_step(out_dir: &Path) -> Found {
+    first_good(steps(out_dir).into_iter().map(|(_, path)| path))
+}
+
+fn first_good(dirs: impl Iterator<Item = PathBuf>) -> Found {
+    let mut found = Found::default();
+    for dir in dirs {
         match check(&dir) {
             Ok(state) => {
                 found.good = Some((dir, state));
-                return found;
+                break;
             }
-            Err(why) => found.damaged.push((dir, why)),
+            Err(Fault::Unknown(why)) => {
+                found.unknown = Some((dir, why));
+                break;
+            }
+            Err(Fault::Damaged(why)) => found.damaged.push((dir, why)),
         }
     }
     found

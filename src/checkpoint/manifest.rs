@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
 /// The manifest's own name.
 pub const NAME: &str = "manifest.json";
+/// Counted up when the meaning of a field changes.
+const VERSION: u32 = 1;
 /// Files that a manifest may name.
 const MOST: usize = 1000;
 /// Bytes that a manifest may have; that of a final adapter names all files of the run ([`super::run_manifest`]).
@@ -70,69 +73,107 @@ pub fn write(disk: &dyn Disk, dir: &Path) -> Result<()> {
         }
     }
     let path = dir.join(NAME);
-    let text =
-        serde_json::to_string_pretty(&Manifest { version: 1, files, run: None, run_sha256: None });
+    let text = serde_json::to_string_pretty(&Manifest {
+        version: VERSION,
+        files,
+        run: None,
+        run_sha256: None,
+    });
     let text = text.map_err(|e| Problem::in_file(&path, format!("cannot be written: {e}")))?;
     disk.write(&path, (text + "\n").as_bytes()).map_err(|e| io_problem(&path, &e))
 }
 
-/// Whether `dir` is what its manifest says; else what is wrong, in words.
-///
-/// # Errors
-/// The first difference.
-pub fn verify(dir: &Path) -> Result<(), String> {
-    verified(dir).map(drop)
+/// Why a directory is no checkpoint to go on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not what was written: an older one takes its place.
+    Damaged(String),
+    /// It may be whole, but cannot be read here, or not by this version: nothing may take its place.
+    Unknown(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Damaged(why) | Self::Unknown(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
+}
+
+/// A file that cannot be read: who may not read it, or whose server has gone, does not know what it holds.
+fn unreadable(what: &str, error: &io::Error) -> Fault {
+    use io::ErrorKind::{PermissionDenied, StaleNetworkFileHandle};
+    let why = format!("{what} cannot be read: {error}");
+    match error.kind() {
+        PermissionDenied | StaleNetworkFileHandle => Fault::Unknown(why),
+        _ => Fault::Damaged(why),
+    }
 }
 
 /// The names of the files of `dir`, all of them as its manifest says.
 ///
 /// # Errors
 /// The first difference.
-pub fn verified(dir: &Path) -> Result<BTreeSet<String>, String> {
+pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
     let path = dir.join(NAME);
-    let size = fs::metadata(&path).map_err(|_| "it has no manifest.json".to_owned())?.len();
+    let size = match fs::metadata(&path) {
+        Ok(data) => data.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Fault::Damaged("it has no manifest.json".into()));
+        }
+        Err(e) => return Err(unreadable("its manifest.json", &e)),
+    };
     if size > MAX_BYTES {
-        return Err(format!("its manifest.json has {size} bytes"));
+        return Err(format!("its manifest.json has {size} bytes").into());
     }
-    let text = fs::read(&path).map_err(|e| format!("its manifest.json cannot be read: {e}"))?;
+    let text = fs::read(&path).map_err(|e| unreadable("its manifest.json", &e))?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
-    if manifest.version != 1 {
-        return Err(format!("its manifest has version {}, this vft knows 1", manifest.version));
+    if manifest.version != VERSION {
+        let why = format!("its manifest has version {}, this vft knows 1", manifest.version);
+        let is_newer = manifest.version > VERSION;
+        return Err(if is_newer { Fault::Unknown(why) } else { Fault::Damaged(why) });
     }
     if let Some(run) = &manifest.run {
         let sums = manifest.run_sha256.as_deref().map_or("{}", RawValue::get);
         let changed = run_manifest::changed(run.get(), sums);
         if !changed.is_ok_and(|parts| parts.is_empty()) {
-            return Err("its manifest.json tells of the run other than was written".to_owned());
+            return Err("its manifest.json tells of the run other than was written"
+                .to_owned()
+                .into());
         }
     }
     if manifest.files.len() > MOST {
-        return Err(format!("its manifest names {} files", manifest.files.len()));
+        return Err(format!("its manifest names {} files", manifest.files.len()).into());
     }
     // A name that comes twice, an unknown field, a blank more: none of it was written so.
     if serde_json::to_string_pretty(&manifest).is_ok_and(|t| t.as_bytes() != text.trim_ascii_end())
         || !text.ends_with(b"}\n")
     {
-        return Err("its manifest.json has other bytes than were written".to_owned());
+        return Err("its manifest.json has other bytes than were written".to_owned().into());
     }
     for (name, entry) in &manifest.files {
         let plain = Path::new(name).file_name().is_some_and(|f| f == name.as_str());
         if !plain {
-            return Err(format!("its manifest names `{}`", name.escape_default()));
+            return Err(format!("its manifest names `{}`", name.escape_default()).into());
         }
         let file = dir.join(name);
-        let found = fs::metadata(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?;
+        let found = fs::metadata(&file).map_err(|e| unreadable(&format!("`{name}`"), &e))?;
         if !found.is_file() {
-            return Err(format!("`{name}` is no file"));
+            return Err(format!("`{name}` is no file").into());
         }
         let size = found.len();
         if size != entry.bytes {
-            return Err(format!("`{name}` has {size} bytes instead of {}", entry.bytes));
+            return Err(format!("`{name}` has {size} bytes instead of {}", entry.bytes).into());
         }
-        let (digits, _) = sha256(&file).map_err(|e| format!("`{name}` cannot be read: {e}"))?;
+        let (digits, _) = sha256(&file).map_err(|e| unreadable(&format!("`{name}`"), &e))?;
         if digits != entry.sha256 {
-            return Err(format!("`{name}` has other bytes than were written"));
+            return Err(format!("`{name}` has other bytes than were written").into());
         }
     }
     Ok(manifest.files.into_keys().collect())
@@ -153,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_was_written_verifies() {
-        assert_eq!(verify(checkpoint().path()), Ok(()));
+        assert_eq!(verify(checkpoint().path()).map(drop), Ok(()));
     }
 
     #[test]
@@ -187,7 +228,12 @@ mod tests {
         for changed in [text.clone() + "\n", text.replacen(": ", ":  ", 1), text.replace('\n', "")]
         {
             fs::write(&path, changed).unwrap();
-            assert!(verify(home.path()).unwrap_err().contains("manifest.json has other bytes"));
+            assert!(
+                verify(home.path())
+                    .unwrap_err()
+                    .to_string()
+                    .contains("manifest.json has other bytes")
+            );
         }
     }
 
@@ -196,14 +242,14 @@ mod tests {
         let home = checkpoint();
         fs::remove_file(home.path().join("b")).unwrap();
         fs::create_dir(home.path().join("b")).unwrap();
-        assert_eq!(verify(home.path()), Err("`b` is no file".to_owned()));
+        assert_eq!(verify(home.path()), Err(Fault::Damaged("`b` is no file".into())));
     }
 
     #[test]
     fn a_missing_file_is_seen() {
         let home = checkpoint();
         fs::remove_file(home.path().join("b")).unwrap();
-        assert!(verify(home.path()).unwrap_err().contains("`b`"));
+        assert!(verify(home.path()).unwrap_err().to_string().contains("`b`"));
     }
 
     #[test]
@@ -212,6 +258,6 @@ mod tests {
         let path = home.path().join(NAME);
         let text = fs::read_to_string(&path).unwrap().replace("\"a\"", "\"../a\"");
         fs::write(&path, text).unwrap();
-        assert!(verify(home.path()).unwrap_err().contains("../a"));
+        assert!(verify(home.path()).unwrap_err().to_string().contains("../a"));
     }
 }

@@ -3,6 +3,7 @@
 use super::atomic::discard;
 use super::disk::Disk;
 use super::find;
+use super::manifest::Fault;
 use crate::error::{Problem, UserError, is_disk_full};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ fn give_way(disk: &dyn Disk, out_dir: &Path) -> Option<PathBuf> {
         match find::check(&dir) {
             Ok(_) if last_good.is_none() => last_good = Some(dir),
             Ok(_) => good.push(dir),
-            Err(_) => damaged.push(dir),
+            Err(Fault::Damaged(_)) => damaged.push(dir),
+            Err(Fault::Unknown(_)) => {}
         }
     }
     // One that cannot be removed is not asked again: the next in turn is.

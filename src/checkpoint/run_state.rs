@@ -50,13 +50,15 @@ pub struct RunState {
     /// Hash of what tells the base's weights apart.
     pub base: String,
     /// Whether the run ended with this step because the validation loss fell no more.
+    #[serde(default)]
     pub early: bool,
     /// What computed it.
+    #[serde(default)]
     pub surroundings: Surroundings,
 }
 
 /// What bytes depend on besides settings, rows and base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Surroundings {
     /// The processor's kind: `cpu`, or a card's name.
     pub device: String,
@@ -116,6 +118,18 @@ impl RunState {
         }
         let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&path, &e))?;
         disk.write(&path, &bytes).map_err(|e| io_problem(&path, &e))
+    }
+
+    /// What to say of a state that a later version wrote; `None` of any other.
+    pub(super) fn newer_format(dir: &Path) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let text = small_file::bytes(&dir.join(STATE), DESCRIPTION).ok()?;
+        let Version { format } = serde_json::from_slice(&text).ok()?;
+        let why = || format!("`{STATE}` has format {format}, this vft knows {FORMAT}");
+        (format > FORMAT).then(why)
     }
 
     /// Reads the state of a checkpoint whose files are whole.

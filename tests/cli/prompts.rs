@@ -74,7 +74,7 @@ fn an_adapter_of_a_style_is_prompted_in_it() {
 
     // A checkpoint with another template is none.
     std::fs::write(home.path("out/step-00000002/chat_template.jinja"), "x").unwrap();
-    let error = manifest::verify(&home.path("out/step-00000002")).unwrap_err();
+    let error = manifest::verify(&home.path("out/step-00000002")).unwrap_err().to_string();
     assert!(error.contains("`chat_template.jinja`"), "{error}");
 }
 

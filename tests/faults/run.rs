@@ -107,7 +107,7 @@ pub(crate) fn tokenizer(home: &Path) -> PathBuf {
 
 /// The step of the checkpoint `dir`, all of whose parts are of that step.
 pub(crate) fn step_of(dir: &Path) -> Result<usize, String> {
-    let found = find::check(dir)?;
+    let found = find::check(dir).map_err(|e| e.to_string())?;
     let step = found.step;
     let adapter = peft::read(dir).map_err(|e| e.to_string())?;
     let values = &adapter.tensors["x"];

@@ -67,7 +67,7 @@ fn adapter(dir: &Path) -> Result<(), String> {
 }
 
 fn checkpoint(dir: &Path) -> Result<(), String> {
-    find::check(dir).map(drop)
+    find::check(dir).map(drop).map_err(|e| e.to_string())
 }
 
 /// `text` over and over, as many bytes as that, packed.

@@ -62,7 +62,7 @@ pub fn plan(config: &RunConfig) -> Result<Plan> {
     }
     let state = match find::check(dir) {
         Ok(state) => state,
-        Err(why) => return at(&why, hint),
+        Err(why) => return at(&why.to_string(), hint),
     };
     same::settings(config, &state)?;
     if !RunState::has_optimizer(dir) {
@@ -136,19 +136,22 @@ fn of_run(config: &RunConfig, dir: &Path) -> Result<Plan> {
 
 /// A finished run that is to be longer goes on from its last checkpoint with an optimizer.
 fn from_steps(config: &RunConfig, run: &Path) -> Result<Plan> {
-    let mut damaged = Vec::new();
-    for (_, dir) in find::steps(run) {
-        match find::check(&dir) {
-            Ok(state) => {
-                return Ok(Plan::From(Box::new(Start::new(dir, state, damaged, config))));
-            }
-            Err(why) => damaged.push((dir, why)),
-        }
+    let found = find::newest_step(run);
+    if let Some((dir, state)) = found.good {
+        return Ok(Plan::From(Box::new(Start::new(dir, state, found.damaged, config))));
     }
+    known(&found)?;
     let message = "the run is finished, and none of its checkpoints is left to go on from";
     Err(Problem::in_file(run, message)
         .hint("start a new one with `adapter_path` and another `out_dir`")
         .into())
+}
+
+/// Nothing is done to a run whose newest checkpoint may be good.
+fn known(found: &Found) -> Result<()> {
+    let Some((dir, why)) = &found.unknown else { return Ok(()) };
+    let hint = "nothing was changed; mend that, or name an older one with `--resume DIR` and another `out_dir`";
+    Err(Problem::in_file(dir, format!("may be a good checkpoint, but {why}")).hint(hint).into())
 }
 
 /// Whether the config asks for another end than the run had.
@@ -160,6 +163,7 @@ fn asks_for_more(config: &RunConfig, state: &RunState) -> bool {
 }
 
 fn nothing_good(dir: &Path, found: Found) -> Result<Plan> {
+    known(&found)?;
     if found.damaged.is_empty() {
         return Ok(Plan::Fresh);
     }

@@ -1,0 +1,3 @@
+#![no_main]
+
+vft_fuzz::target!("run_manifest");
