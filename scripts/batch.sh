@@ -19,7 +19,7 @@ forward() {
   stopped=1
   [ -n "$child" ] && kill -TERM "$child" 2>/dev/null
 }
-trap forward TERM INT
+trap forward TERM INT HUP
 
 # Quotes a text for JSON: file names may hold anything but control characters here.
 quote() {
@@ -39,6 +39,8 @@ for config in "$@"; do
     [ -f "$config.log" ] && before=$(wc -c < "$config.log")
     "$vft" finetune --config "$config" --resume auto >> "$config.log" 2>&1 &
     child=$!
+    # A signal that came before the run had a number.
+    [ -z "$stopped" ] || kill -TERM "$child" 2>/dev/null
     wait "$child"
     code=$?
     # A trapped signal ends `wait` before the run has saved.
@@ -46,6 +48,10 @@ for config in "$@"; do
       wait "$child"
       code=$?
     done
+    # One that came as the run ended hides its exit code.
+    wait "$child" 2>/dev/null
+    last=$?
+    [ "$last" = 127 ] || code=$last
     child=''
     if [ "$code" = 75 ] && preempted "$config.log" "$before"; then stopped=1; fi
   done

@@ -35,6 +35,17 @@ impl Scratch {
         Ok(Self { path })
     }
 
+    /// A directory that is there: it is nobody's until it is kept.
+    pub fn adopt(path: &Path) -> Self {
+        open().push(path.into());
+        Self { path: path.into() }
+    }
+
+    /// It stays, under the name that it has.
+    pub fn keep(self) {
+        open().retain(|path| *path != self.path);
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -40,6 +40,8 @@ pub fn write_dir(
         make_dirs(disk, parent).map_err(|e| io_problem(parent, &e))?;
         clear(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
         disk.make_dir(&temporary).map_err(|e| io_problem(&temporary, &e))?;
+        // Held as long as the process lives: see `clear_dead`. Where there are no locks, nothing is cleared.
+        let _held = fs::File::open(&temporary).and_then(|dir| Ok(dir.try_lock().map(|()| dir)?));
         fill(&temporary)?;
         sync_tree(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
         disk.sync(parent).map_err(|e| io_problem(parent, &e))?;
@@ -117,6 +119,39 @@ pub fn discard(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.rename(dir, &gone)?;
     disk.sync(above(dir))?;
     clear(disk, &gone)
+}
+
+/// Removes what processes left that died while they wrote the directory `path`; what a process at work holds stays.
+pub fn clear_dead(disk: &dyn Disk, path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for entry in fs::read_dir(above(path)).into_iter().flatten().flatten() {
+        let half = entry.file_name().to_string_lossy().into_owned();
+        let is_half = mark_of(&half).is_some()
+            && half
+                .trim_start_matches('.')
+                .strip_prefix(name.as_str())
+                .is_some_and(|rest| [HALF, WHOLE].iter().any(|mark| rest.starts_with(mark)));
+        let is_dead = || fs::File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok());
+        if is_half && is_dead() {
+            // What cannot be removed carries a name that says what it is.
+            let _ = clear(disk, &entry.path());
+        }
+    }
+}
+
+/// Gives what is at `path` a name that nothing takes: where it is now.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn set_aside(disk: &dyn Disk, path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let named = |n: usize| path.with_file_name(format!("{name}.set-aside-{n}"));
+    let Some(aside) = (1..).map(named).find(|p| p.symlink_metadata().is_err()) else {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    };
+    disk.rename(path, &aside)?;
+    disk.sync(above(path))?;
+    Ok(aside)
 }
 
 /// Puts a directory in order in which a process died while it wrote: what was whole gets its name, what was replaced comes back if nothing took
@@ -225,6 +260,21 @@ mod tests {
         let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["best", "logs", "step-2"]);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_goes_and_what_one_at_work_holds_stays() {
+        let home = tempfile::tempdir().unwrap();
+        for name in [".model.tmp-1", ".model.tmp-2", ".other.tmp-1", ".model-2.tmp-1"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let held = fs::File::open(home.path().join(".model.tmp-2")).unwrap();
+        held.try_lock().unwrap();
+        clear_dead(&Real, &home.path().join("model"));
+        let entries = fs::read_dir(home.path()).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, [".model-2.tmp-1", ".model.tmp-2", ".other.tmp-1"]);
     }
 
     #[test]

@@ -20,6 +20,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether there was no such directory before.
+    pub fn is_new(&self) -> bool {
+        self.made
+    }
+
     /// What the user should know of it.
     pub fn note(&self) -> Option<String> {
         let dir = self.dir.display();
@@ -74,7 +79,7 @@ pub fn claim(dir: &Path, inputs: &[&Path], resume: bool) -> Result<Claim> {
 fn lock(dir: &Path) -> Result<(File, bool)> {
     let path = dir.join(LOCK);
     loop {
-        let file = File::create(&path).map_err(|e| io_problem(&path, &e))?;
+        let file = open(&path).map_err(|e| io_problem(&path, &e))?;
         match file.try_lock() {
             // A run that ends takes its file away: what is locked then is in nobody's way, and no claim.
             Ok(()) if is_at(&file, &path) => return Ok((file, true)),
@@ -90,6 +95,18 @@ fn lock(dir: &Path) -> Result<(File, bool)> {
             Err(TryLockError::Error(e)) => return Err(io_problem(&path, &e)),
         }
     }
+}
+
+/// The file to be locked. A link there may lead to a file of somebody's.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    }
+    options.open(path)
 }
 
 /// Whether a file system has no locks: ENOTSUP, ENOSYS, or ENOLCK of one without a lock server.

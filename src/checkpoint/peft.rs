@@ -24,7 +24,7 @@ pub struct Base<'a> {
     pub revision: Option<&'a str>,
 }
 /// The tensors' file.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// The file that says what they are.
 pub(super) const CONFIG: &str = "adapter_config.json";
 

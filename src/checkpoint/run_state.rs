@@ -52,6 +52,9 @@ pub struct RunState {
     /// Whether the run ended with this step because the validation loss fell no more.
     #[serde(default)]
     pub early: bool,
+    /// Hash of the adapter that the run began with, if there was one.
+    #[serde(default)]
+    pub adapter: Option<String>,
     /// What computed it.
     #[serde(default)]
     pub surroundings: Surroundings,

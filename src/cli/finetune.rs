@@ -172,7 +172,7 @@ fn end(
             }
             merged => merged?,
         };
-        for note in &report.notes {
+        for note in report.iter().flat_map(|r| &r.notes) {
             report::print_note(format_args!("note: {note}"));
         }
         let dir = config.out_dir.join("merged");

@@ -1,9 +1,11 @@
 //! `vft reproduce`: a run once more, and whether the same came of it.
 
-use super::stop::{self, KILLED};
+use super::stop::{self, UNFINISHED};
 use crate::checkpoint::out_dir;
 use crate::checkpoint::run_manifest::RunManifest;
+use crate::error::UserError;
 use crate::report;
+use crate::scratch::Scratch;
 use crate::train::finish;
 use crate::train::fit::fit;
 use crate::train::prepare::prepare;
@@ -46,7 +48,7 @@ fn pair(text: &str) -> Result<(PathBuf, PathBuf), String> {
 pub(super) fn run(args: &Args) -> Result<i32> {
     // Nothing of a run that is made again is worth to be kept: a signal ends it at once.
     let stop = stop::listen()?;
-    stop.release(KILLED);
+    stop.release(UNFINISHED);
     let path = if args.manifest.is_dir() {
         let inside = ["manifest.json", "final/manifest.json"].map(|name| args.manifest.join(name));
         inside.iter().find(|p| p.is_file()).unwrap_or(&inside[0]).clone()
@@ -64,7 +66,11 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         return Ok(0);
     }
 
-    let claim = out_dir::claim(&out, &config.inputs(), false)?;
+    let claim = out_dir::claim(&out, &config.inputs(), false).map_err(|e| {
+        let hint = "take it away, or give another directory with `--out`";
+        UserError { problems: e.problems.into_iter().map(|p| p.hint(hint)).collect() }
+    })?;
+    let unfinished = claim.is_new().then(|| Scratch::adopt(&out));
     stop.gives_up(claim.clone());
     let mut run = prepare(&config, args.threads, None).inspect_err(|_| claim.give_up())?;
     reproduce::check_rows(&manifest, &run).inspect_err(|_| claim.give_up())?;
@@ -77,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     for note in finish::describe(&config, &run, &outcome) {
         report::print_note(format_args!("note: {note}"));
     }
+    unfinished.into_iter().for_each(Scratch::keep);
     claim.release();
 
     let verdict = reproduce::compare(&path, &manifest, &out)?;

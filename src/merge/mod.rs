@@ -18,6 +18,7 @@
 
 mod files;
 mod fold;
+pub mod made;
 mod plan;
 mod shards;
 pub mod verify;
@@ -58,8 +59,10 @@ pub struct MergeAsk<'a> {
     pub base: &'a Path,
     /// PEFT directory of the adapter.
     pub adapter: &'a Path,
-    /// The directory to be made; it must not exist.
+    /// The directory to be made.
     pub out: &'a Path,
+    /// Whether it takes the place of one that is there; else there must be none.
+    pub replace: bool,
     /// What the adapter is added to.
     pub base_weights: BaseWeights,
     /// What becomes of an adapter on a tied head.
@@ -93,22 +96,24 @@ pub struct MergeReport {
 /// When the base, the adapter or the disk is not as a merge needs it, when a merged value is not finite, or when `stop` was set.
 pub fn merge(ask: &MergeAsk<'_>) -> Result<MergeReport> {
     let out = std::path::absolute(ask.out)?;
-    if out.exists() {
+    if out.exists() && !ask.replace {
         let hint = "choose another `--out`, or move this one away; nothing in it was changed";
         return Err(user(Problem::in_file(ask.out, "exists already").hint(hint)));
     }
     let adapter = peft::read(ask.adapter)?;
     let plan = plan::Plan::new(ask.base, ask.adapter, adapter, ask.base_weights, ask.tied_head)?;
     enough_space(&out, plan.bytes())?;
-    let made = missing_parents(&out);
+    let parents = missing_parents(&out);
     let mut written = Vec::new();
-    let done = atomic::write_dir(&Real, &out, |dir| {
+    atomic::clear_dead(&Real, &out);
+    let done = atomic::replace_dir(&Real, &out, |dir| {
         written = shards::write(dir, &plan.pieces, ask.shard_bytes, ask.stop)?;
         files::write(ask.base, ask.adapter, dir, plan.untied)?;
+        made::write(ask, dir)?;
         proceed(ask.stop)
     });
     if let Err(error) = done {
-        for dir in made {
+        for dir in parents {
             // Only what is empty goes away.
             let _ = std::fs::remove_dir(dir);
         }
@@ -157,19 +162,21 @@ fn missing_parents(out: &Path) -> Vec<&Path> {
     out.ancestors().skip(1).take_while(|dir| !dir.exists()).collect()
 }
 
+/// Bytes beside the tensors: headers, tokenizer, the file system's own.
+pub const BESIDES: u64 = 64 << 20;
+
 /// Refuses to begin what the disk cannot hold.
 fn enough_space(out: &Path, bytes: u64) -> Result<()> {
-    /// For headers, tokenizer and the file system's own.
-    const BESIDES: u64 = 64 << 20;
     let Some(there) = out.ancestors().skip(1).find(|dir| dir.exists()) else { return Ok(()) };
     // A file system that does not tell is no reason to stop: writing finds out.
     let Ok(free) = fs4::available_space(there) else { return Ok(()) };
-    if bytes.saturating_add(BESIDES) <= free {
+    let needed = bytes.saturating_add(BESIDES);
+    if needed <= free {
         return Ok(());
     }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let message =
-        format!("the merged model takes {} MiB, and {} MiB are free", mib(bytes), mib(free));
+        format!("the merged model may take {} MiB, and {} MiB are free", mib(needed), free >> 20);
     let problem = Problem::in_file(there, message).hint("free some, or choose another `--out`");
     Err(io::Error::new(io::ErrorKind::StorageFull, UserError::from(problem)).into())
 }

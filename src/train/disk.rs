@@ -1,11 +1,13 @@
 //! What a run will leave on its disk at most, known before weights load: a disk that cannot hold it is told then, not after a night.
 //!
 //! Checkpoints hold the adapter, the optimizer's state and what stands beside them. A new one is whole before an old one goes, so there is one
-//! more at a time than `train.save_total_limit` keeps; one more is for a run that is stopped between two of them.
+//! more at a time than `train.save_total_limit` keeps; one more is for a run that is stopped between two of them. The last step's stays too: a run that
+//! is asked for more steps goes on from there.
 
 use crate::checkpoint::{find, parts};
 use crate::config::{RunConfig, TiedHead};
 use crate::error::{Problem, Result};
+use crate::merge;
 use crate::optim::OptimizerConfig;
 use std::ops::Range;
 use std::path::Path;
@@ -68,10 +70,10 @@ impl DiskPlan {
                 adapter + state,
             ),
             adapters: (1 + best, adapter),
-            merged: if config.save_merged && !out("merged") {
+            merged: if config.save_merged {
                 let untied =
                     if config.merge.tied_head == TiedHead::Untie { sizes.untied } else { 0 };
-                weight_bytes(model) + 4 * untied as u64 + parts::besides(model, block)
+                weight_bytes(model) + 4 * untied as u64 + merge::BESIDES
             } else {
                 0
             },
@@ -126,11 +128,12 @@ impl DiskPlan {
     }
 }
 
-/// Checkpoints that steps between the first and the last leave, and one for a run that is stopped.
+/// Checkpoints that steps leave, the last one among them, and one for a run that is stopped.
 fn saves(interval: Option<usize>, steps: &Range<usize>) -> u64 {
     let before = |step: usize, n: usize| step.saturating_sub(1) / n;
     let due = interval.map_or(0, |n| before(steps.end, n).saturating_sub(steps.start / n.max(1)));
-    due as u64 + u64::from(steps.start < steps.end)
+    let trains = steps.start < steps.end;
+    due as u64 + u64::from(trains) + u64::from(trains && interval.is_some())
 }
 
 /// Checkpoints more than there are now, at most at a time.
@@ -186,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_in_between_and_one_for_a_stop_are_counted() {
-        assert_eq!(saves(Some(4), &(0..12)), 2 + 1);
-        assert_eq!(saves(Some(4), &(0..13)), 3 + 1);
+    fn checkpoints_in_between_the_last_and_one_for_a_stop_are_counted() {
+        assert_eq!(saves(Some(4), &(0..12)), 3 + 1);
+        assert_eq!(saves(Some(4), &(0..13)), 4 + 1);
     }
 
     #[test]
     fn a_run_taken_up_counts_what_is_to_come() {
-        assert_eq!(saves(Some(4), &(8..17)), 2 + 1);
+        assert_eq!(saves(Some(4), &(8..17)), 3 + 1);
     }
 
     #[test]

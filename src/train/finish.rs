@@ -11,7 +11,7 @@ use crate::config::{MergeBase, RunConfig, SetSection};
 use crate::data::shipped::Shipped;
 use crate::data::style::{Exchange, Style};
 use crate::hub::remote::is_repo_id;
-use crate::merge::{BaseWeights, MergeAsk, MergeReport, SHARD_BYTES, merge};
+use crate::merge::{BaseWeights, MergeAsk, MergeReport, SHARD_BYTES, made, merge};
 use crate::report::card::{Card, Prompt, Results, Rows, Source};
 use crate::report::curve::Curve;
 use crate::report::print_note;
@@ -42,11 +42,32 @@ pub fn describe(config: &RunConfig, run: &Run, outcome: &Outcome) -> Vec<String>
     notes
 }
 
-/// Folds the adapter into full weights at `<out_dir>/merged`.
+/// Whether training saw another base than that in the files, and the merge is to have it.
+fn is_dequant(config: &RunConfig) -> bool {
+    config.quantize.is_some() && config.merge.base == MergeBase::Dequant
+}
+
+/// Whether `<out_dir>/merged` is the final adapter as it is now, folded in as the config says.
+pub fn is_merged(config: &RunConfig) -> bool {
+    let [last, merged] = ["final", "merged"].map(|name| config.out_dir.join(name));
+    made::is_of(&merged, &last, is_dequant(config), config.merge.tied_head)
+}
+
+/// Folds the adapter into full weights at `<out_dir>/merged`, in the place of those of an older one; `None` where that is done. What is there and no
+/// merged model is set aside.
 ///
 /// # Errors
 /// When the base or the disk is not as a merge needs it, or a signal came.
-pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeReport> {
+pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<Option<MergeReport>> {
+    if is_merged(config) {
+        return Ok(None);
+    }
+    let out = config.out_dir.join("merged");
+    if out.exists() && !made::is_merged(&out) {
+        let aside = atomic::set_aside(&Real, &out).map_err(|e| atomic::io_problem(&out, &e))?;
+        let (out, aside) = (out.display(), aside.display());
+        print_note(format_args!("note: {out} was no merged model; it lies in {aside} now"));
+    }
     let base_weights = match (config.quantize, config.merge.base) {
         (Some(quantize), MergeBase::Dequant) => {
             BaseWeights::Dequant { nf4: device::nf4(quantize), compute: run.cx.products() }
@@ -54,17 +75,19 @@ pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<MergeR
         _ => BaseWeights::Original,
     };
     debug!("merges");
-    run.cx.install(|| {
+    let report = run.cx.install(|| {
         merge(&MergeAsk {
             base: &run.model,
             adapter: &config.out_dir.join("final"),
-            out: &config.out_dir.join("merged"),
+            out: &out,
+            replace: true,
             base_weights,
             tied_head: config.merge.tied_head,
             shard_bytes: SHARD_BYTES,
             stop,
         })
-    })
+    });
+    report.map(Some)
 }
 
 fn source(path: &Path) -> Source {

@@ -8,15 +8,17 @@ use super::guard::Watch;
 use super::judge::Verdict;
 use super::loss_scale::LossScale;
 use super::prepare::Run;
-use super::resume::{self, Start};
+use super::resume::{self, Start, asks_for_more, ended_early};
 use super::save::{resolved, save};
 use super::step::{Step, Stepper};
+use crate::checkpoint::atomic::{io_problem, set_aside};
 use crate::checkpoint::disk::Real;
 use crate::checkpoint::find;
 use crate::checkpoint::room::rotate;
 use crate::checkpoint::run_state::RunState;
 use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::mix::Mix;
+use crate::error::is_disk_full;
 use crate::optim::Optimizer;
 use crate::optim::state::State;
 use crate::report::memory::peak_bytes;
@@ -24,7 +26,7 @@ use crate::report::metrics::{self, StepRecord};
 use crate::report::progress::Progress;
 use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -100,6 +102,8 @@ struct Loop<'a> {
     before_s: f64,
     start: Instant,
     last: Option<StepRecord>,
+    /// Whether the optimizer holds what the steps so far made of it.
+    is_trained: bool,
     /// Set when the loop is to end before its last step.
     ending: Option<Ending>,
 }
@@ -115,6 +119,9 @@ impl<'a> Loop<'a> {
             None if config.resume == Resume::Auto => Some(0),
             _ => None,
         };
+        if resumed.is_none() && config.resume == Resume::Auto {
+            set_records_aside(&config.out_dir)?;
+        }
         let progress = Rc::new(Progress::new(run.schedule.total_steps, config.train.log_interval));
         let logger = match config.logger_name {
             LoggerName::Csv => sink::LoggerName::Csv,
@@ -149,6 +156,7 @@ impl<'a> Loop<'a> {
             before_s: 0.0,
             start: Instant::now(),
             last: None,
+            is_trained: true,
             ending: None,
         })
     }
@@ -166,10 +174,12 @@ impl<'a> Loop<'a> {
             self.evaluation.remember(&state);
             let metrics = self.config.out_dir.join(METRICS);
             self.last = metrics::last_step(&metrics).filter(|r| same_dir && r.step == self.step);
-            if state.early {
+            // The arrays of a run that is not trained further are not read, and not to be written.
+            self.is_trained = self.step < self.total() && !ended_early(self.config, &state);
+            if ended_early(self.config, &state) {
                 // What came after that was not done.
                 self.ending = Some(Ending::Early);
-            } else if self.step < self.total() {
+            } else if self.is_trained {
                 let arrays = state.optimizer(&dir)?;
                 let arrays = arrays.context("the checkpoint has no optimizer to go on with")?;
                 self.stepper.optimizer.restore(arrays)?;
@@ -310,8 +320,29 @@ impl<'a> Loop<'a> {
             data: self.run.digest.clone(),
             base: self.run.fingerprint.clone(),
             early: self.ending == Some(Ending::Early),
+            adapter: self.run.began_with.clone(),
             surroundings: self.run.surroundings.clone(),
         })
+    }
+
+    /// Saves the final adapter, where it is not there yet. One that somebody changed is set aside.
+    fn save_final(&mut self) -> Result<()> {
+        let place = self.config.out_dir.join("final");
+        let is_there = |s: &RunState| s.step == self.step && !asks_for_more(self.config, s);
+        match find::check(&place) {
+            Ok(state) if is_there(&state) => return Ok(()),
+            Err(_) if place.exists() => {
+                let aside = set_aside(&Real, &place).map_err(|e| io_problem(&place, &e))?;
+                let (place, aside) = (place.display(), aside.display());
+                self.progress.note(&format!(
+                    "note: {place} is not what was written; it lies in {aside} now"
+                ));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        debug!(step = self.step, "saves the final adapter");
+        let state = self.state(0)?;
+        self.save("final", &state, None)
     }
 
     /// Saves what the run has come to, and validates it.
@@ -323,10 +354,15 @@ impl<'a> Loop<'a> {
                 self.checkpoint()?;
             }
         } else {
-            if find::check(&out_dir.join("final")).map(|s| s.step) != Ok(self.step) {
-                debug!(step = self.step, "saves the final adapter");
-                let state = self.state(0)?;
-                self.save("final", &state, None)?;
+            self.save_final()?;
+            if self.config.train.save_interval.is_some() && self.is_trained && self.step > 0 {
+                // A run that is asked for more steps goes on from here; the adapter is safe without it.
+                match self.checkpoint() {
+                    Err(e) if is_disk_full(&e) => {
+                        self.progress.note("note: no room for a checkpoint of the last step");
+                    }
+                    saved => saved?,
+                }
             }
             let size = self.config.train.micro_batch_size;
             let seen_all = self.evaluation.evaluated == self.step
@@ -348,6 +384,17 @@ impl<'a> Loop<'a> {
             val_loss: self.evaluation.last,
         })
     }
+}
+
+/// Records of a run without a checkpoint make way for those of the run that begins anew.
+fn set_records_aside(out_dir: &Path) -> Result<()> {
+    for name in [METRICS, SAMPLES] {
+        let (path, aside) = (out_dir.join(name), out_dir.join(format!("{name}.old")));
+        if path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
+            std::fs::rename(&path, &aside).map_err(|e| io_problem(&path, &e))?;
+        }
+    }
+    Ok(())
 }
 
 /// The directory of the checkpoint after a step.

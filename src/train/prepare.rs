@@ -73,6 +73,8 @@ pub struct Run {
     pub schedule: Schedule,
     /// Steps of an epoch.
     pub steps_per_epoch: usize,
+    /// Hash of the adapter that it began with.
+    pub began_with: Option<String>,
     /// What its bytes depend on besides all this.
     pub surroundings: Surroundings,
     /// What the user should know.
@@ -209,6 +211,7 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
         optimizer,
         schedule,
         steps_per_epoch,
+        began_with: resume::adapter_sum(config),
         surroundings,
         notes,
     };
@@ -223,6 +226,8 @@ pub fn prepare(config: &RunConfig, threads: usize, start: Option<Start>) -> Resu
             start.dir.display()
         ));
         run.notes.extend(told);
+        // The adapter may lie there no more.
+        run.began_with.clone_from(&start.state.adapter);
         run.resumed = Some(start);
     }
     Ok(run)

@@ -9,6 +9,7 @@ use super::prepare::Run;
 use super::save::resolved;
 use super::sums::{self, Sums};
 use crate::checkpoint::disk::Real;
+use crate::checkpoint::peft::WEIGHTS;
 use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_manifest::{
     self, FileSum, HubRepo, Inputs, Losses, Machine, Program, Prompt, Rows, RunManifest, Seeds,
@@ -42,7 +43,6 @@ const TOKENIZER: &[&str] = &[
     "chat_template.json",
 ];
 const INDEX: &str = "model.safetensors.index.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The files that a run reads, in groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

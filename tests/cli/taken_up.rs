@@ -25,7 +25,9 @@ fn finished(more: &[&str]) -> Home {
 /// A run that died after its second checkpoint.
 fn unfinished(more: &[&str]) -> Home {
     let home = finished(more);
-    std::fs::remove_dir_all(home.path("out/final")).unwrap();
+    for dir in ["out/final", "out/step-00000006"] {
+        std::fs::remove_dir_all(home.path(dir)).unwrap();
+    }
     home
 }
 
@@ -127,7 +129,7 @@ fn a_finished_run_that_is_named_goes_on_for_more_steps() {
     let longer = finished(&more);
     let last = home.text("out/final");
     let output = home.smoke(&[RUN, &more, &["--resume", &last]].concat());
-    assert_ends_well(&output, &["taken up after step 4"]);
+    assert_ends_well(&output, &["taken up after step 6"]);
     assert_eq!(left(&home.path("out")), left(&longer.path("out")));
 }
 
@@ -209,4 +211,98 @@ fn a_card_that_is_written_by_a_run_taken_up_at_its_end_tells_the_loss() {
     std::fs::remove_file(home.path("out/final/README.md")).unwrap();
     assert_ends_well(&home.smoke(&[RUN, RESUME].concat()), &["taken up after step 6"]);
     assert_eq!(card(), whole);
+}
+
+#[test]
+fn a_finished_adapter_that_was_changed_is_set_aside_and_made_again() {
+    let home = finished(&[]);
+    let whole = left(&home.path("out"));
+    let config = home.path("out/final/adapter_config.json");
+    std::fs::write(&config, "{}").unwrap();
+    std::fs::remove_dir_all(home.path("out/step-00000006")).unwrap();
+    let output = home.smoke(&[RUN, RESUME].concat());
+    assert_ends_well(
+        &output,
+        &["final is not what was written; it lies in", "taken up after step 4"],
+    );
+    assert_eq!(left(&home.path("out")), whole);
+    let aside = home.path("out/final.set-aside-1/adapter_config.json");
+    assert_eq!(std::fs::read_to_string(aside).unwrap(), "{}");
+}
+
+#[test]
+fn a_longer_run_merges_again() {
+    let merged = ["--save_merged", "true", "--train.lr_scheduler", "constant"];
+    let home = finished(&merged);
+    let model = || std::fs::read(home.path("out/merged/model.safetensors")).unwrap();
+    let short = model();
+    let longer = home.smoke(&[RUN, &merged, &["--train.max_steps", "8"], RESUME].concat());
+    assert_ends_well(&longer, &["taken up after step 6", "merged model saved in"]);
+    assert_ne!(model(), short);
+}
+
+#[test]
+fn a_merged_model_that_was_cut_is_made_again() {
+    let merged = ["--save_merged", "true"];
+    let home = finished(&merged);
+    let file = home.path("out/merged/model.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..100]).unwrap();
+    assert_ends_well(&home.smoke(&[RUN, &merged, RESUME].concat()), &["merged model saved in"]);
+    assert_eq!(std::fs::read(&file).unwrap(), whole);
+}
+
+#[test]
+fn a_run_that_began_with_an_adapter_goes_on_with_that_one_only() {
+    let (first, second) = (finished(&[]), finished(&["--seed", "7"]));
+    let began = |home: &Home| {
+        let path = home.text("out/final");
+        std::fs::write(home.path("from.yml"), from_adapter(&path)).unwrap();
+        home.text("from.yml")
+    };
+    let (one, other) = (began(&first), began(&second));
+    let home = Home::new();
+    let run = |config: &str, more: &[&str]| {
+        let out = home.text("out");
+        vft(&[&["finetune", "--config", config, "--out_dir", &out], RUN, more].concat())
+    };
+    assert_ends_well(&run(&one, &[]), &[]);
+    assert_refused(&run(&other, RESUME), &["is not the adapter that the run began with"]);
+    std::fs::remove_dir_all(home.path("out/final")).unwrap();
+    assert_refused(&run(&other, RESUME), &["is not the adapter that the run began with"]);
+}
+
+/// The smoke config, from an adapter.
+fn from_adapter(adapter: &str) -> String {
+    let text = std::fs::read_to_string(format!("{ROOT}/configs/smoke.yml")).unwrap();
+    let own = |line: &&str| !line.starts_with("lora_");
+    let lines: Vec<&str> = text.lines().filter(own).collect();
+    lines
+        .join("\n")
+        .replace("smoke/model ", &format!("{ROOT}/configs/smoke/model "))
+        .replace("path: smoke/", &format!("path: {ROOT}/configs/smoke/"))
+        + &format!("\nadapter_path: {adapter}\n")
+}
+
+#[test]
+fn a_checkpoint_of_a_later_version_is_not_passed_over() {
+    let home = unfinished(&[]);
+    let newest = home.path("out/step-00000004");
+    let manifest = newest.join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap();
+    let output = home.smoke(&[RUN, RESUME].concat());
+    assert_refused(&output, &["may be a good checkpoint, but its manifest has version 2"]);
+    assert!(newest.is_dir());
+}
+
+#[test]
+fn records_of_a_run_without_a_checkpoint_are_set_aside() {
+    let home = finished(&[]);
+    let records = std::fs::read(home.path("out/metrics.jsonl")).unwrap();
+    for dir in ["final", "step-00000002", "step-00000004", "step-00000006"] {
+        std::fs::remove_dir_all(home.path("out").join(dir)).unwrap();
+    }
+    assert_ends_well(&home.smoke(&[RUN, RESUME].concat()), &[]);
+    assert_eq!(std::fs::read(home.path("out/metrics.jsonl.old")).unwrap(), records);
 }

@@ -51,6 +51,7 @@ fn state(step: usize) -> RunState {
         config: [("seed".to_owned(), "1".to_owned())].into(),
         data: "rows".into(),
         early: false,
+        adapter: None,
         surroundings: Surroundings {
             device: "cpu".into(),
             instruction_set: "avx2".into(),

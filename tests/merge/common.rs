@@ -48,6 +48,7 @@ pub(crate) fn merge_with(
         base,
         adapter,
         out,
+        replace: false,
         base_weights: BaseWeights::Original,
         tied_head: TiedHead::Untie,
         shard_bytes: SHARD_BYTES,

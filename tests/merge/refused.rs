@@ -87,6 +87,7 @@ fn a_stopped_merge_leaves_nothing() {
         base: &base,
         adapter: &adapter,
         out: &out,
+        replace: false,
         base_weights: BaseWeights::Original,
         tied_head: TiedHead::Untie,
         shard_bytes: 1,

@@ -20,6 +20,7 @@ fn compared(base: &str, adapter: &str, dequant: bool, damage: impl FnOnce(&Home)
         base: &base,
         adapter: &base.join(adapter),
         out: &out,
+        replace: false,
         base_weights: if dequant {
             BaseWeights::Dequant { nf4, compute }
         } else {

@@ -83,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         base: &base,
         adapter: &args.adapter,
         out: &args.out,
+        replace: false,
         base_weights: choice.base_weights,
         tied_head: args.tied_head,
         shard_bytes: args.max_shard_size.0,

@@ -10,7 +10,8 @@ use crate::checkpoint::find::{self, Found};
 use crate::checkpoint::run_state::RunState;
 use crate::config::{Resume, RunConfig};
 use crate::error::{Problem, Result, UserError};
-pub use same::{compare, values};
+use crate::train::finish::is_merged;
+pub use same::{adapter_sum, compare, values};
 use std::path::{Path, PathBuf};
 
 /// A checkpoint to go on from.
@@ -70,9 +71,11 @@ pub fn plan(config: &RunConfig) -> Result<Plan> {
         return at("has no optimizer to go on with", hint);
     }
     let start = Start::new(dir.clone(), state, Vec::new(), config);
-    let newer = |(step, path): &(usize, PathBuf)| *step > start.state.step && path != dir;
+    let last = Some(config.out_dir.join("final")).filter(|d| d.exists());
+    let steps = find::steps(&config.out_dir).into_iter();
+    let newer = steps.filter(|(step, _)| *step > start.state.step).map(|(_, path)| path);
     if start.same_dir
-        && let Some((_, newer)) = find::steps(&config.out_dir).into_iter().find(newer)
+        && let Some(newer) = last.into_iter().chain(newer).next()
     {
         let message = format!("`{}` is newer", newer.display());
         let hint = "`resume: auto` goes on from the newest; to go back, take newer checkpoints away, or give the run another `out_dir`";
@@ -125,7 +128,7 @@ fn of_run(config: &RunConfig, dir: &Path) -> Result<Plan> {
         if asks_for_more(config, &state) {
             return from_steps(config, dir);
         }
-        let merged = !config.save_merged || config.out_dir.join("merged").is_dir();
+        let merged = !config.save_merged || is_merged(config);
         let described = newest.join("README.md").is_file();
         if is_same(Some(dir), &config.out_dir) && merged && described {
             return Ok(Plan::Finished(same::finished(config, &state, &newest)?));
@@ -154,8 +157,13 @@ fn known(found: &Found) -> Result<()> {
     Err(Problem::in_file(dir, format!("may be a good checkpoint, but {why}")).hint(hint).into())
 }
 
+/// Whether the run that `state` is of ended there, and is to end there.
+pub fn ended_early(config: &RunConfig, state: &RunState) -> bool {
+    state.early && !asks_for_more(config, state)
+}
+
 /// Whether the config asks for another end than the run had.
-fn asks_for_more(config: &RunConfig, state: &RunState) -> bool {
+pub fn asks_for_more(config: &RunConfig, state: &RunState) -> bool {
     let ends: &[&str] = &["train.epochs", "train.max_steps", "train.max_tokens"];
     let patience: &[&str] = if state.early { &["train.early_stopping_patience"] } else { &[] };
     let differs = |key: &&str| config.value(key) != state.config.get(*key).cloned();

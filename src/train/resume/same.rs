@@ -1,6 +1,7 @@
 //! Whether the run at hand is the one that a checkpoint is of: its settings, its rows, its base; and what else has changed.
 
 use super::Start;
+use crate::checkpoint::peft;
 use crate::checkpoint::run_state::RunState;
 use crate::config::RunConfig;
 use crate::config::keys::KEYS;
@@ -19,6 +20,8 @@ enum Change {
     AnotherRun,
     /// The run goes on otherwise, as was asked for: told.
     Told,
+    /// As that, and sums are taken in another order.
+    Bytes,
     /// It may change rows, which are compared themselves.
     Rows,
     /// Nothing: where things lie, or compared by itself.
@@ -59,14 +62,12 @@ fn change(key: &str) -> Option<Change> {
         "seed",
     ];
     const TOLD: &[&str] = &[
-        "adapter_path",
         "logger_name",
         "save_merged",
         "train.epochs",
         "train.max_tokens",
         "train.max_steps",
         "train.max_time",
-        "train.micro_batch_size",
         "train.max_seq_length",
         "train.save_interval",
         "train.save_total_limit",
@@ -83,9 +84,15 @@ fn change(key: &str) -> Option<Change> {
         "out_dir",
         "resume",
         "device",
+        "adapter_path",
         "train.preemption",
     ];
-    let lists = [(ANOTHER_RUN, Change::AnotherRun), (TOLD, Change::Told), (SILENT, Change::Silent)];
+    let lists = [
+        (ANOTHER_RUN, Change::AnotherRun),
+        (TOLD, Change::Told),
+        (&["train.micro_batch_size"], Change::Bytes),
+        (SILENT, Change::Silent),
+    ];
     let blocks = [
         ("data.", Change::Rows),
         ("eval.", Change::Told),
@@ -114,7 +121,35 @@ pub(super) fn settings(config: &RunConfig, state: &RunState) -> Result<()> {
         None => &["precision"],
     };
     now.retain(|key, _| config.is_written(key) || !brought.contains(&key.as_str()));
-    UserError::check(other_settings(config, &now, state))
+    let mut problems = other_settings(config, &now, state);
+    problems.extend(other_adapter(config, state));
+    UserError::check(problems)
+}
+
+/// The hash of the adapter that a run begins with; `None` without one, or where it does not lie any more.
+pub fn adapter_sum(config: &RunConfig) -> Option<String> {
+    let weights = config.adapter_path.as_ref()?.join(peft::WEIGHTS);
+    let mut hash = blake3::Hasher::new();
+    hash.update_mmap(weights).ok()?;
+    Some(hash.finalize().to_hex().to_string())
+}
+
+/// Whether the run began with another adapter: it would be told to have begun with this one.
+fn other_adapter(config: &RunConfig, state: &RunState) -> Option<Problem> {
+    let message = match (&config.adapter_path, &state.adapter) {
+        (None, None) => return None,
+        (None, Some(_)) => "is null, but the run began with an adapter".to_owned(),
+        (Some(path), None) => {
+            format!("is `{}`, but the run began without an adapter", path.display())
+        }
+        // One that is gone cannot be compared.
+        (Some(path), Some(before)) => {
+            adapter_sum(config).filter(|now| now != before)?;
+            format!("`{}` is not the adapter that the run began with", path.display())
+        }
+    };
+    let hint = "a run is taken up with its own settings; start a new one for others";
+    Some(config.problem("adapter_path", message).hint(hint))
 }
 
 /// Keys of `now` whose value makes another run than that of `state`.
@@ -206,11 +241,15 @@ pub fn compare(config: &RunConfig, run: &Run, start: &Start) -> Result<Vec<Strin
     UserError::check(problems)?;
     let mut told: Vec<String> = now
         .iter()
-        .filter(|(key, _)| change(key) == Some(Change::Told))
         .filter(|(key, after)| state.config.get(*key) != Some(*after))
-        .map(|(key, after)| {
+        .filter_map(|(key, after)| {
+            let beyond = match change(key)? {
+                Change::Told => "",
+                Change::Bytes => ": the run may end in other bytes than without the interruption",
+                Change::AnotherRun | Change::Rows | Change::Silent => return None,
+            };
             let before = state.config.get(key).map_or("null", String::as_str);
-            format!("{key} was {before}, is {after}")
+            Some(format!("{key} was {before}, is {after}{beyond}"))
         })
         .collect();
     told.extend(run.surroundings.differences(&state.surroundings));
