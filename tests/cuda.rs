@@ -44,6 +44,41 @@ fn selftest_passes() {
     assert_eq!(output.status.code(), Some(0), "{table}\n{}", stderr(&output));
 }
 
+/// The final adapter of a run of six steps, taken up after the fourth or whole.
+fn adapter(more: &[&str], is_cut: bool) -> Vec<u8> {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let run = || {
+        let mut args = vec!["finetune", "--config", "configs/smoke.yml", "--out_dir"];
+        args.push(out.to_str().unwrap());
+        args.extend(["--train.max_steps", "6", "--train.save_interval", "4", "--device", "cuda"]);
+        args.extend(["--lora_dropout", "0.1", "--eval.max_new_tokens", "3", "--resume", "auto"]);
+        args.extend(more);
+        let output = vft(&args, &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output)
+    };
+    run();
+    if is_cut {
+        for dir in ["final", "step-00000006"] {
+            std::fs::remove_dir_all(out.join(dir)).unwrap();
+        }
+        assert!(run().contains("taken up after step 4"));
+    }
+    std::fs::read(out.join("final/adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_that_is_taken_up_ends_in_the_same_bytes() {
+    for more in [
+        &["--precision", "32-true"][..],
+        &["--precision", "bf16-true", "--quantize", "bnb.nf4-dq"],
+        &["--precision", "16-true", "--optimizer.class_path", "AdamW8bit"],
+    ] {
+        assert_eq!(adapter(more, true), adapter(more, false), "{more:?}");
+    }
+}
+
 fn assert_same_run(more: &[&str], tolerance: f64) {
     let run = |device| {
         let (output, records) = smoke(&[more, &["--device", device]].concat(), &[]);

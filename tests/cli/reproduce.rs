@@ -235,3 +235,22 @@ fn the_final_adapter_is_still_a_whole_checkpoint() {
     let output = home.smoke(&[RUN, &more].concat());
     assert!(stderr(&output).contains("the run is finished"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_signal_ends_it_with_75_and_leaves_nothing() {
+    let home = finished(&["--train.max_steps", "57", "--eval.max_new_tokens", "0"]);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["reproduce", &home.text("out")])
+        .current_dir(ROOT)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = home.path("out/reproduced/metrics.jsonl");
+    let began = std::time::Instant::now();
+    while !metrics.exists() && began.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(!home.path("out/reproduced").exists());
+}
