@@ -1,6 +1,8 @@
 //! The real binary: whole runs, bad input, files that someone broke.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "../common/checkpoint.rs"]
+mod checkpoint;
 mod common;
 mod endings;
 mod hostile;
