@@ -5,10 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "common/checkpoint.rs"]
+mod checkpoint;
 #[path = "common/left.rs"]
 mod left;
 
+use checkpoint::{Kept, kept, newest, taken_up};
 use left::left;
+use serde_json::Value;
+use std::fs::{File, read_to_string};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +38,10 @@ const ALL: &[&str] = &[
     "cpu",
 ];
 
+/// The last step before which a checkpoint is saved.
+const LAST: &str = "step-00000029";
+
+/// A process, and what it says in a file beside its directory.
 fn start(out: &Path, more: &[&str], resume: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_vft"))
         .args(["finetune", "--config", "configs/smoke.yml", "--out_dir", &out.to_string_lossy()])
@@ -41,7 +50,7 @@ fn start(out: &Path, more: &[&str], resume: &str) -> Child {
         .args(["--resume", resume])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(out.with_extension("told")).unwrap())
         .spawn()
         .unwrap()
 }
@@ -57,17 +66,40 @@ impl Dice {
     }
 }
 
-/// Whether a directory is being written at this moment.
-fn is_saving(out: &Path) -> bool {
-    let hidden = |e: std::fs::DirEntry| {
-        let name = e.file_name().to_string_lossy().into_owned();
-        name.starts_with(".step-") || name.starts_with(".final") || name.starts_with(".best")
-    };
-    std::fs::read_dir(out).is_ok_and(|entries| entries.flatten().any(hidden))
+/// What a process was at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Work {
+    /// It wrote a checkpoint, or what describes the finished adapter.
+    Saving,
+    /// It removed an old checkpoint.
+    Removing,
+    Else,
 }
 
-/// Lets the process live for a while, or until it saves; kills it then. True if it was done before.
-fn kill(mut child: Child, out: &Path, dice: &mut Dice) -> bool {
+/// What the hidden names of the process `pid` say.
+fn work(out: &Path, pid: u32) -> Work {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names: Vec<String> = entries(out)
+        .chain(entries(&out.join("final")))
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    let any = |marks: &[&str]| {
+        marks.iter().any(|mark| {
+            let end = format!("{mark}{pid}");
+            names.iter().any(|name| name.starts_with('.') && name.ends_with(&end))
+        })
+    };
+    if any(&[".tmp-", ".new-", ".old-"]) {
+        Work::Saving
+    } else if any(&[".gone-"]) {
+        Work::Removing
+    } else {
+        Work::Else
+    }
+}
+
+/// Lets the process live for a while, or until it saves; kills it then. What it was at; `None` if it was done before.
+fn kill(mut child: Child, out: &Path, dice: &mut Dice) -> Option<Work> {
     let at_save = dice.below(2) == 0;
     let life = Duration::from_millis(20 + dice.below(if at_save { 2000 } else { 400 }));
     let least = Duration::from_millis(dice.below(150));
@@ -75,16 +107,55 @@ fn kill(mut child: Child, out: &Path, dice: &mut Dice) -> bool {
     while began.elapsed() < life {
         if let Some(status) = child.try_wait().unwrap() {
             assert_eq!(status.code(), Some(0), "a run that is taken up ends well");
-            return true;
+            return None;
         }
-        if at_save && began.elapsed() > least && is_saving(out) {
+        if at_save && began.elapsed() > least && work(out, child.id()) == Work::Saving {
             break;
         }
         std::thread::sleep(Duration::from_micros(200));
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    false
+    Some(work(out, child.id()))
+}
+
+/// How a start began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Beginning {
+    /// It went on from the newest checkpoint.
+    TakenUp,
+    /// With the first step: there was no checkpoint.
+    Anew,
+    /// It found the run finished.
+    Finished,
+    /// It was killed before it said so.
+    Silent,
+}
+
+/// A start goes on from the newest checkpoint that was there before it, with the step that comes next.
+fn beginning(before: Option<usize>, told: &str) -> Beginning {
+    let from = taken_up(told);
+    let step = |line: &str| line.strip_prefix("step ")?.split_once("/30 | ")?.0.parse().ok();
+    let first: Option<usize> = told.lines().find_map(step);
+    if told.contains("the run is finished") {
+        assert_eq!(before, Some(30), "{told}");
+        return Beginning::Finished;
+    }
+    if let Some(first) = first {
+        assert_eq!((from, first), (before, before.unwrap_or(0) + 1), "{told}");
+        return if before.is_some() { Beginning::TakenUp } else { Beginning::Anew };
+    }
+    if from.is_some() {
+        assert_eq!(from, before, "{told}");
+        return Beginning::TakenUp;
+    }
+    Beginning::Silent
+}
+
+/// What a run comes to: the adapter and the records, the last checkpoint, where it stands at its end.
+fn come_to(out: &Path) -> (Vec<u8>, Vec<Value>, [Kept; 2]) {
+    let (adapter, records) = left(out);
+    (adapter, records, [LAST, "final"].map(|name| kept(&out.join(name))))
 }
 
 #[test]
@@ -101,19 +172,43 @@ fn killed_runs_lose_nothing() {
         .map(|(i, more)| {
             let out = home.path().join(format!("whole-{i}"));
             assert!(start(&out, more, "false").wait().unwrap().success());
-            left(&out)
+            come_to(&out)
         })
         .collect();
-    let (mut done, mut runs) = (0, 0);
-    while done < kills {
+    let (mut hits, mut beginnings, mut runs) = (Vec::new(), Vec::new(), 0);
+    while (hits.len() as u64) < kills {
         let i = runs % RUNS.len();
         let out = home.path().join(format!("run-{runs}"));
-        while !kill(start(&out, RUNS[i], "auto"), &out, &mut dice) {
-            done += 1;
+        loop {
+            let before = newest(&out);
+            let hit = kill(start(&out, RUNS[i], "auto"), &out, &mut dice);
+            let told = read_to_string(out.with_extension("told")).unwrap();
+            let began = beginning(before, &told);
+            beginnings.push(began);
+            let Some(hit) = hit else {
+                assert_ne!(began, Beginning::Silent, "{told}");
+                break;
+            };
+            hits.push(hit);
         }
-        assert_eq!(left(&out), whole[i], "run {runs}, after {done} kills");
+        assert_eq!(come_to(&out), whole[i], "run {runs}, after {} kills", hits.len());
         std::fs::remove_dir_all(&out).unwrap();
         runs += 1;
     }
-    println!("{done} kills in {runs} runs: nothing lost, no byte differs");
+    let hits_of = |work| hits.iter().filter(|w| **w == work).count();
+    println!(
+        "{} kills in {runs} runs, {} of them while a checkpoint was written and {} while an old one was removed: nothing lost, no byte differs",
+        hits.len(),
+        hits_of(Work::Saving),
+        hits_of(Work::Removing)
+    );
+    let began = |how| beginnings.iter().filter(|b| **b == how).count();
+    println!(
+        "{} starts: {} went on after the newest checkpoint, {} began anew where there was none, {} found the run finished, {} were killed before they said so",
+        beginnings.len(),
+        began(Beginning::TakenUp),
+        began(Beginning::Anew),
+        began(Beginning::Finished),
+        began(Beginning::Silent)
+    );
 }
