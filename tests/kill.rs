@@ -10,7 +10,7 @@ mod checkpoint;
 #[path = "common/left.rs"]
 mod left;
 
-use checkpoint::{Kept, kept, newest, taken_up};
+use checkpoint::{Kept, first_step, kept, newest, taken_up};
 use left::left;
 use serde_json::Value;
 use std::fs::{File, read_to_string};
@@ -135,13 +135,11 @@ enum Beginning {
 /// A start goes on from the newest checkpoint that was there before it, with the step that comes next.
 fn beginning(before: Option<usize>, told: &str) -> Beginning {
     let from = taken_up(told);
-    let step = |line: &str| line.strip_prefix("step ")?.split_once("/30 | ")?.0.parse().ok();
-    let first: Option<usize> = told.lines().find_map(step);
     if told.contains("the run is finished") {
         assert_eq!(before, Some(30), "{told}");
         return Beginning::Finished;
     }
-    if let Some(first) = first {
+    if let Some(first) = first_step(told) {
         assert_eq!((from, first), (before, before.unwrap_or(0) + 1), "{told}");
         return if before.is_some() { Beginning::TakenUp } else { Beginning::Anew };
     }

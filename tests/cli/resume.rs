@@ -1,5 +1,5 @@
 //! Runs that end before their time are taken up and become the uninterrupted ones, byte for byte.
-use crate::checkpoint::{Kept, kept, newest, taken_up};
+use crate::checkpoint::{Kept, first_step, kept, newest, taken_up};
 use crate::common::*;
 use crate::left::left;
 use rustix::process::{Pid, Signal, kill_process};
@@ -59,14 +59,8 @@ fn take_up(home: &Home, args: &[&str], after: usize) -> Output {
     let output = home.smoke(&[args, &["--resume", "auto"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(taken_up(&stderr(&output)), Some(after), "{}", stderr(&output));
-    assert_eq!(first_step(&output), Some(after + 1), "{}", stderr(&output));
+    assert_eq!(first_step(&stderr(&output)), Some(after + 1), "{}", stderr(&output));
     output
-}
-
-/// The first step that a start did.
-fn first_step(output: &Output) -> Option<usize> {
-    let step = |line: &str| line.strip_prefix("step ")?.split_once('/')?.0.parse().ok();
-    stderr(output).lines().find_map(step)
 }
 
 /// The uninterrupted run, and the one taken up after step 6 on other threads.
@@ -240,7 +234,7 @@ fn without_a_checkpoint_a_run_begins_anew() {
     let home = Home::new();
     let output = home.smoke(&["--train.max_steps", "1", "--resume", "auto"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!((taken_up(&stderr(&output)), first_step(&output)), (None, Some(1)));
+    assert_eq!((taken_up(&stderr(&output)), first_step(&stderr(&output))), (None, Some(1)));
 }
 
 #[test]
@@ -249,7 +243,7 @@ fn what_a_run_without_a_checkpoint_left_is_begun_anew() {
     home.write("out/metrics.jsonl", "{\"step\": 0, \"val_loss\": 1.0, \"val_ppl\": 1.0}\n");
     let output = home.smoke(&["--train.max_steps", "1", "--resume", "auto"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!((taken_up(&stderr(&output)), first_step(&output)), (None, Some(1)));
+    assert_eq!((taken_up(&stderr(&output)), first_step(&stderr(&output))), (None, Some(1)));
     assert_eq!(left(&home.path("out")).1.len(), 3);
 }
 

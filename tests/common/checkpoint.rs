@@ -23,6 +23,12 @@ pub(crate) fn taken_up(told: &str) -> Option<usize> {
     steps.first().copied()
 }
 
+/// The first step that a start did, of those that it told.
+pub(crate) fn first_step(told: &str) -> Option<usize> {
+    let step = |line: &str| line.strip_prefix("step ")?.split_once('/')?.0.parse().ok();
+    told.lines().find_map(step)
+}
+
 /// What a checkpoint holds that must not depend on when the run was interrupted.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Kept {

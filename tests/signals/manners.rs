@@ -1,6 +1,7 @@
 //! What kinds of signals do, and `train.max_time`.
 
 use crate::common::{ROOT, Watched, vft};
+use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -22,10 +23,10 @@ fn a_second_signal_ends_at_once() {
     run.until("answers step=0").unwrap();
     // Now the loss goes into the pipe.
     std::thread::sleep(Duration::from_millis(500));
-    run.signal("-TERM");
+    run.signal(Signal::TERM);
     std::thread::sleep(Duration::from_millis(800));
     assert!(run.is_running(), "{}", run.text());
-    run.signal("-TERM");
+    run.signal(Signal::TERM);
     assert_eq!(run.end(), Some(130), "{}", run.text());
 }
 
@@ -35,8 +36,8 @@ fn two_signals_at_once_are_one() {
     let home = tempfile::tempdir().unwrap();
     let mut run = Watched::start(smoke(home.path(), &["--train.epochs", "100000"]));
     run.until("step 2/").unwrap();
-    run.signal("-INT");
-    run.signal("-TERM");
+    run.signal(Signal::INT);
+    run.signal(Signal::TERM);
     assert_eq!(run.end(), Some(75), "{}", run.text());
 }
 
@@ -45,7 +46,7 @@ fn a_hangup_ends_a_run_that_can_be_taken_up() {
     let home = tempfile::tempdir().unwrap();
     let mut run = Watched::start(smoke(home.path(), &["--train.epochs", "100000"]));
     run.until("step 2/").unwrap();
-    run.signal("-HUP");
+    run.signal(Signal::HUP);
     assert_eq!(run.end(), Some(75), "{}", run.text());
 }
 
@@ -57,7 +58,7 @@ fn under_nohup_a_run_outlives_its_terminal() {
     command.arg(direct.get_program()).args(direct.get_args()).current_dir(ROOT);
     let mut run = Watched::start(command);
     run.until("step 1/").unwrap();
-    run.signal("-HUP");
+    run.signal(Signal::HUP);
     assert_eq!(run.end(), Some(0), "{}", run.text());
 }
 
@@ -83,6 +84,6 @@ fn a_signal_ends_an_answer() {
     command.args(["--precision", "32-true", "--prompt", "nhà", "--max-new-tokens", "200"]);
     let mut run = Watched::start(command);
     run.until("answers").unwrap();
-    run.signal("-TERM");
+    run.signal(Signal::TERM);
     assert!(matches!(run.end(), Some(75 | 0)), "{}", run.text());
 }

@@ -6,9 +6,18 @@ use safetensors::tensor::TensorView;
 use std::fs;
 use std::path::Path;
 
-const HIDDEN: usize = 256;
-const WIDE: usize = 1024;
-const LAYERS: usize = 12;
+/// Sizes of a model.
+pub(crate) struct Shape {
+    hidden: usize,
+    wide: usize,
+    layers: usize,
+}
+
+/// One whose steps, answers and weights take a while.
+pub(crate) const LARGE: Shape = Shape { hidden: 256, wide: 1024, layers: 12 };
+
+/// One of so many tensors that to look each up takes a while: mapped weights load at once.
+pub(crate) const DEEP: Shape = Shape { hidden: 64, wide: 128, layers: 400 };
 
 /// bf16 noise within ±0.05.
 fn noise(len: usize, seed: u32) -> Vec<u8> {
@@ -21,7 +30,8 @@ fn noise(len: usize, seed: u32) -> Vec<u8> {
     (0..len).flat_map(next).collect()
 }
 
-pub(crate) fn write(dir: &Path) {
+pub(crate) fn write(dir: &Path, shape: &Shape) {
+    let Shape { hidden, wide, layers } = *shape;
     fs::create_dir_all(dir).unwrap();
     let from = Path::new(ROOT).join("configs/smoke/model");
     for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
@@ -30,10 +40,10 @@ pub(crate) fn write(dir: &Path) {
     let mut config: serde_json::Value =
         serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
     let sizes = [
-        ("hidden_size", HIDDEN),
-        ("intermediate_size", WIDE),
-        ("num_hidden_layers", LAYERS),
-        ("head_dim", HIDDEN / 4),
+        ("hidden_size", hidden),
+        ("intermediate_size", wide),
+        ("num_hidden_layers", layers),
+        ("head_dim", hidden / 4),
     ];
     for (name, size) in sizes {
         config[name] = size.into();
@@ -41,20 +51,20 @@ pub(crate) fn write(dir: &Path) {
     let vocab = config["vocab_size"].as_u64().unwrap() as usize;
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let mut shapes = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![vocab, HIDDEN]),
-        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
     ];
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let of_layer = [
-            ("input_layernorm", vec![HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.k_proj", vec![HIDDEN / 2, HIDDEN]),
-            ("self_attn.v_proj", vec![HIDDEN / 2, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-            ("mlp.gate_proj", vec![WIDE, HIDDEN]),
-            ("mlp.up_proj", vec![WIDE, HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, WIDE]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![hidden, hidden]),
+            ("self_attn.k_proj", vec![hidden / 2, hidden]),
+            ("self_attn.v_proj", vec![hidden / 2, hidden]),
+            ("self_attn.o_proj", vec![hidden, hidden]),
+            ("mlp.gate_proj", vec![wide, hidden]),
+            ("mlp.up_proj", vec![wide, hidden]),
+            ("mlp.down_proj", vec![hidden, wide]),
         ];
         let named = |(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape);
         shapes.extend(of_layer.map(named));

@@ -2,6 +2,7 @@
 
 use crate::common::{Watched, vft};
 use crate::server::{Reply, Request, Server};
+use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -234,7 +235,7 @@ fn a_notice_saves_and_ends_the_run() {
     std::fs::remove_file(&notice).unwrap();
     let mut second = run(home.path(), &args, "");
     second.until("taken up after step").unwrap();
-    second.signal("-TERM");
+    second.signal(Signal::TERM);
     assert_eq!(second.end(), Some(75));
 }
 
@@ -253,6 +254,6 @@ fn a_service_that_is_not_there_is_told_once_and_stops_nothing() {
     let args = ["--train.max_steps", "10", "--train.preemption", "azure"];
     let mut run = run(home.path(), &args, "http://127.0.0.1:9");
     assert_eq!(run.end(), Some(0), "{}", run.text());
-    let told = run.seen.iter().filter(|(_, line)| line.contains("train.preemption: no word"));
+    let told = run.lines().filter(|line| line.contains("train.preemption: no word"));
     assert_eq!(told.count(), 1, "{}", run.text());
 }
