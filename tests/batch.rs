@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "common/checkpoint.rs"]
+#[expect(dead_code, reason = "what a checkpoint holds is compared elsewhere")]
+mod checkpoint;
+
+use checkpoint::{newest, taken_up};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,7 +69,11 @@ fn a_signal_leaves_a_run_that_the_next_start_finishes() {
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     let first = child.wait().unwrap();
     assert_eq!(first.code(), Some(75));
+    let saved = newest(&home.path().join("one"));
+    assert!(saved.is_some());
     let output = batch(&[&one]).output().unwrap();
+    let told = std::fs::read_to_string(home.path().join("one.yml.log")).unwrap();
+    assert_eq!(taken_up(&told), saved, "{told}");
     assert_eq!((output.status.code(), states(&output.stdout)), (Some(0), vec![("done".into(), 1)]));
 }
 
