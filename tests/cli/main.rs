@@ -8,6 +8,7 @@ mod endings;
 mod hostile;
 #[path = "../common/left.rs"]
 mod left;
+mod lock;
 mod no_code;
 mod preview;
 mod prompts;
