@@ -97,6 +97,13 @@ pub(crate) fn signals(
     );
 }
 
+/// The last step in a run's records.
+fn last_step(out: &Path) -> Option<u64> {
+    let records = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+    let last = records.lines().rfind(|line| line.contains("grad_norm") && line.ends_with('}'))?;
+    serde_json::from_str::<serde_json::Value>(last).unwrap()["step"].as_u64()
+}
+
 /// Whether the weights of the merged model `name` in `dir` are all but written by the process `pid`: nine tenths of `bytes`, as the signal is
 /// seen a little later than it is sent.
 pub(crate) fn is_all_written(dir: &Path, name: &str, pid: u32, bytes: u64) -> bool {
@@ -153,6 +160,7 @@ impl Phase<'_> {
         run.until(self.begins).unwrap();
         std::thread::sleep(after);
         let before = if run.is_running() { run.signal(signal) } else { Instant::now() };
+        let trained = last_step(&out);
         let over = match self.ends {
             End::Line(text) => run.has(text),
             End::Name(name) => out.join(name).exists(),
@@ -164,6 +172,11 @@ impl Phase<'_> {
         let took = before.elapsed();
         let what = format!("{}, {signal:?}, over: {over}, {code:?}:\n{}", self.name, run.text());
         self.is_in_order(home.path(), code, &what);
+        if !over {
+            // The step at hand may still be done.
+            let (before, after) = (trained.unwrap_or(0), last_step(&out).unwrap_or(0));
+            assert!(after <= before + 1, "{before} steps, then {after}: {what}");
+        }
         self.take_up(home.path(), code, &what);
         assert!(left(&out, &whole.names) == whole.left, "another run came of {what}");
         Sent { within: !over, code, may_be_done, took }
@@ -176,13 +189,9 @@ impl Phase<'_> {
         assert_eq!(hidden(&home.join("cache/data")), [""; 0], "{what}");
         assert!(hidden(&out).iter().all(|name| name == ".vft.lock"), "{:?} {what}", hidden(&out));
         assert_eq!(hidden(&out.join("final")), [""; 0], "{what}");
-        let records = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
-        let step = records.lines().rfind(|line| line.contains("grad_norm")).map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap()
-        });
         let found = find::newest(&out);
         assert!(found.damaged.is_empty(), "{:?} {what}", found.damaged);
-        assert_eq!(found.good.map(|(_, state)| state.step as u64), step, "{what}");
+        assert_eq!(found.good.map(|(_, state)| state.step as u64), last_step(&out), "{what}");
         if code == Some(0) {
             assert!(out.join("final/README.md").is_file(), "{what}");
             let merges = self.args.iter().any(|a| a == "--save_merged");
