@@ -20,8 +20,9 @@ const WARM: usize = 50;
 /// is above it.
 const PARTS: usize = 20;
 
-/// What the line through the least of each part may rise by from its first step to its last. Without a leak it moves by less than 64 KiB
-/// (`benches/results`). A leak of 100 bytes a step comes to 995,000 bytes in 10,000 steps, one of 4 KiB a step to 1,433,600 in 400.
+/// What the line through the least of each part may rise by from its first step to its last. Without a leak it rises by at most 100 KiB in 10,000
+/// steps and 50 KiB in 400, a few pages of the allocator's at a time (`benches/results`). A leak of 100 bytes a step comes to 970 KiB in
+/// 10,000 steps, one of 4 KiB a step to 1,400 KiB in 400.
 const MOST: f64 = 256.0 * 1024.0;
 
 fn steps() -> usize {
