@@ -7,10 +7,13 @@
 
 #[path = "common/checkpoint.rs"]
 mod checkpoint;
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "common/left.rs"]
 mod left;
 
 use checkpoint::{Kept, first_step, kept, newest, taken_up};
+use dice::Dice;
 use left::left;
 use serde_json::Value;
 use std::fs::{File, read_to_string};
@@ -55,17 +58,6 @@ fn start(out: &Path, more: &[&str], resume: &str) -> Child {
         .unwrap()
 }
 
-/// A small generator of random numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 /// What a process was at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Work {
@@ -101,8 +93,8 @@ fn work(out: &Path, pid: u32) -> Work {
 /// Lets the process live for a while, or until it saves; kills it then. What it was at; `None` if it was done before.
 fn kill(mut child: Child, out: &Path, dice: &mut Dice) -> Option<Work> {
     let at_save = dice.below(2) == 0;
-    let life = Duration::from_millis(20 + dice.below(if at_save { 2000 } else { 400 }));
-    let least = Duration::from_millis(dice.below(150));
+    let life = Duration::from_millis(20 + dice.below(if at_save { 2000 } else { 400 }) as u64);
+    let least = Duration::from_millis(dice.below(150) as u64);
     let began = Instant::now();
     while began.elapsed() < life {
         if let Some(status) = child.try_wait().unwrap() {

@@ -5,7 +5,6 @@
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-#![expect(clippy::print_stdout, reason = "the figures of the long form")]
 
 use std::fs::{File, read_to_string};
 use std::io::Read;

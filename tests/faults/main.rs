@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod binary;
+#[path = "../common/dice.rs"]
+mod dice;
 mod disk;
 mod full;
 #[path = "../common/left.rs"]

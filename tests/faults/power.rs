@@ -2,6 +2,7 @@
 //!
 //! A few fates of what is not certain for each call; `VFT_FATES=200` for more, and for every thing lost or kept alone.
 
+use crate::dice::Dice;
 use crate::disk::{Call, Model, Recorder, Tree, lay_out};
 use crate::run::{CARD, METRICS, record, records, save, scratch, step_name, step_of, tokenizer};
 use std::collections::HashSet;
@@ -105,22 +106,6 @@ fn judge(out: &Path, before: Stand, after: Stand) -> Result<(), String> {
     Ok(())
 }
 
-/// A small generator of random numbers.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// A number below `n`.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        self.throw() as usize % n
-    }
-
-    fn throw(&mut self) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-}
-
 /// How many fates: 0 for a few.
 fn wanted() -> usize {
     std::env::var("VFT_FATES").ok().and_then(|v| v.parse().ok()).unwrap_or(0)
@@ -154,7 +139,7 @@ impl Crashes {
             }
         }
         for _ in 0..more.max(few).min(1 << open.min(16)) {
-            trees.push(model.after_crash(&mut || (self.dice.throw() % 4) as u8));
+            trees.push(model.after_crash(&mut || self.dice.below(4) as u8));
         }
         trees.retain(|tree| {
             let mut hash = DefaultHasher::new();
@@ -210,7 +195,7 @@ fn the_power_may_go_again_while_a_start_puts_things_in_order() {
         let (before, after) = (stands[stand], stands[(stand + 1).min(stands.len() - 1)]);
         // The process was killed: all is there, but not certain; or the power went: what is left is certain.
         let killed = model.after_crash(&mut || 1);
-        let lost = model.after_crash(&mut || (crashes.dice.throw() % 4) as u8);
+        let lost = model.after_crash(&mut || crashes.dice.below(4) as u8);
         for (tree, base) in [(&killed, model.clone()), (&lost, Model::of(&lost))] {
             let hidden =
                 |path: &PathBuf| path.file_name().is_some_and(|n| n.as_encoded_bytes()[0] == b'.');

@@ -3,8 +3,8 @@
 //! 300 changes; `VFT_MUTATIONS=10000` for more. Every hundredth goes through the binary to the end of the run.
 
 use crate::binary::{copy, finetune, number, stderr};
+use crate::dice::Dice;
 use crate::left::left;
-use crate::power::Dice;
 use crate::run::scratch;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod bombs;
+#[path = "../common/dice.rs"]
+mod dice;
 mod replay;
 mod shards;
 #[path = "../../fuzz/targets.rs"]
@@ -17,15 +19,4 @@ static ALLOCATOR: Counting = Counting;
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A small generator of random numbers.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
 }

@@ -1,6 +1,7 @@
 //! The fuzz targets without a fuzzer: their seeds, and every input that was ever found to break one (`fuzz/found`).
+use crate::alone;
+use crate::dice::Dice;
 use crate::targets::{TARGETS, memory};
-use crate::{Dice, alone};
 use std::path::{Path, PathBuf};
 
 fn inputs(kind: &str, target: &str) -> Vec<PathBuf> {

@@ -1,7 +1,8 @@
 //! Names of shards that lead elsewhere: what is opened lies in the model's directory, or for a model of the Hub among its blobs.
 //!
 //! A file outside holds a tensor called `outside`: an index that gets at it is an escape, whatever its name. `VFT_SHARD_PATHS=1000000` for more names.
-use crate::{Dice, alone};
+use crate::alone;
+use crate::dice::Dice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use vft::hub::remote::{Hub, Patience, Progress};

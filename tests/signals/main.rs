@@ -10,6 +10,8 @@
 #[path = "../common/checkpoint.rs"]
 mod checkpoint;
 mod common;
+#[path = "../common/dice.rs"]
+mod dice;
 #[path = "../common/left.rs"]
 mod left;
 mod manners;

@@ -5,6 +5,7 @@
 
 use crate::checkpoint::{first_step, newest, taken_up};
 use crate::common::{Left, Watched, checkpoints, hidden, left, vft};
+use crate::dice::Dice;
 use rustix::process::Signal;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,18 +42,6 @@ pub(crate) struct Sent {
     pub(crate) took: Duration,
 }
 
-/// A small generator of random numbers.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 to 1.
-    fn share(&mut self) -> f64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as f64 / (1u64 << 31) as f64
-    }
-}
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|v| v.parse().ok())
 }
@@ -73,7 +62,7 @@ pub(crate) fn signals(
             "{name}: of {all} signals only {within} came within the phase, which takes {} ms",
             length.as_millis()
         );
-        let share = dice.share();
+        let share = dice.below(1 << 31) as f64 / f64::from(1u32 << 31);
         let signal = if all % 2 == 0 { Signal::TERM } else { Signal::INT };
         let sent = send(length.mul_f64(share), signal);
         all += 1;
