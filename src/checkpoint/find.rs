@@ -24,6 +24,11 @@ pub struct Found {
 /// # Errors
 /// What is wrong, in words.
 pub fn check(dir: &Path) -> Result<RunState, Fault> {
+    if manifest::is_later(dir, STATE)
+        && let Some(newer) = RunState::newer_format(dir)
+    {
+        return Err(Fault::Unknown(newer));
+    }
     let named = manifest::verify(dir)?;
     let step = dir.file_name().and_then(|n| step_of(n.to_str()?));
     let there = |name: &&&str| step.is_some() && **name == OPTIMIZER || dir.join(name).exists();

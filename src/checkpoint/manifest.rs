@@ -5,7 +5,9 @@ use super::atomic::io_problem;
 use super::disk::Disk;
 use super::run_manifest;
 use crate::error::{Problem, Result};
+use crate::small_file;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,7 @@ use std::path::Path;
 
 /// The manifest's own name.
 pub const NAME: &str = "manifest.json";
-/// Counted up when the meaning of a field changes.
+/// Counted up when the meaning of a field changes, and that of `run_state.json` with it: one that differs alone is a damaged one.
 const VERSION: u32 = 1;
 /// Files that a manifest may name.
 const MOST: usize = 1000;
@@ -135,9 +137,9 @@ pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
     if manifest.version != VERSION {
-        let why = format!("its manifest has version {}, this vft knows 1", manifest.version);
-        let is_newer = manifest.version > VERSION;
-        return Err(if is_newer { Fault::Unknown(why) } else { Fault::Damaged(why) });
+        return Err(
+            format!("its manifest has version {}, this vft knows 1", manifest.version).into()
+        );
     }
     if let Some(run) = &manifest.run {
         let sums = manifest.run_sha256.as_deref().map_or("{}", RawValue::get);
@@ -177,6 +179,16 @@ pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
         }
     }
     Ok(manifest.files.into_keys().collect())
+}
+
+/// Whether `dir` has a manifest of a later version, which is right about the file `name`.
+pub(super) fn is_later(dir: &Path, name: &str) -> bool {
+    let text = small_file::bytes(&dir.join(NAME), MAX_BYTES).unwrap_or_default();
+    let Ok(manifest) = serde_json::from_slice::<Value>(&text) else { return false };
+    let sum = sha256(&dir.join(name)).ok().map(|(sum, _)| sum);
+    manifest["version"].as_u64() > Some(VERSION.into())
+        && sum.is_some()
+        && manifest["files"][name]["sha256"].as_str() == sum.as_deref()
 }
 
 #[cfg(test)]

@@ -294,8 +294,9 @@ fn only_so_many_checkpoints_are_kept() {
         "--train.save_total_limit",
         "2",
     ]);
-    let kept: Vec<bool> = (1..5).map(|s| home.path(&format!("out/step-{s:08}")).exists()).collect();
-    assert_eq!(kept, [false, false, true, true]);
+    let kept: Vec<bool> =
+        (1..=5).map(|s| home.path(&format!("out/step-{s:08}")).exists()).collect();
+    assert_eq!(kept, [false, false, false, true, true]);
 }
 
 #[test]

@@ -288,11 +288,20 @@ fn from_adapter(adapter: &str) -> String {
 fn a_checkpoint_of_a_later_version_is_not_passed_over() {
     let home = unfinished(&[]);
     let newest = home.path("out/step-00000004");
-    let manifest = newest.join("manifest.json");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, text.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap();
-    let output = home.smoke(&[RUN, RESUME].concat());
-    assert_refused(&output, &["may be a good checkpoint, but its manifest has version 2"]);
+    let (state, manifest) = (newest.join("run_state.json"), newest.join("manifest.json"));
+    let change = |path: &std::path::Path, from: &str, to: &str| {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    let sum = || vft::checkpoint::manifest::sha256(&state).unwrap().0;
+    let before = sum();
+    change(&state, "\"format\": 1", "\"format\": 2");
+    change(&manifest, &before, &sum());
+    let may_be_good = ["may be a good checkpoint, but `run_state.json` has format 2"];
+    assert_refused(&home.smoke(&[RUN, RESUME].concat()), &may_be_good);
+    change(&manifest, "\"version\": 1", "\"version\": 2");
+    assert_refused(&home.smoke(&[RUN, RESUME].concat()), &may_be_good);
     assert!(newest.is_dir());
 }
 
