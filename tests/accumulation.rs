@@ -1,4 +1,7 @@
 //! The same 32 samples as one micro-batch of 32, as two of 16, … as 32 of one: the gradient and the training are the same.
+//!
+//! Rows of a micro-batch lie end to end without padding, each attending to itself alone: what other trainers call packed is how vft computes, and
+//! micro-batches of one row are what they call not packed.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
