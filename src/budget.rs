@@ -6,6 +6,7 @@
 //!
 //! What a thread takes is counted by [`Counted`], which the binary installs as its allocator; in a program that does not, [`within`] limits nothing.
 
+use crate::terminal::one_line;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -57,7 +58,8 @@ fn exceeded() -> ! {
         // Whoever cannot be told ends all the same.
         let _ = writeln!(
             std::io::stderr(),
-            "error: {what} takes more memory than any of its kind\n  hint: mend or replace the file"
+            "error: {} takes more memory than any of its kind\n  hint: mend or replace the file",
+            one_line(what)
         );
     });
     std::process::exit(2)

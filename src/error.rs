@@ -5,6 +5,7 @@
 //!
 //! Tensor code uses [`candle_core::Result`]; the binary joins both under [`anyhow`].
 
+use crate::terminal::indented;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -89,12 +90,13 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What it quotes may have lines that look like the next problem, or like its hint.
         if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
+            write!(f, "{}: ", indented(&place.to_string()))?;
         }
-        write!(f, "{}", self.message)?;
+        write!(f, "{}", indented(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\n  hint: {hint}")?;
+            write!(f, "\n  hint: {}", indented(hint))?;
         }
         Ok(())
     }
@@ -176,6 +178,13 @@ mod tests {
 
     #[test]
     fn a_disk_that_cannot_be_written_is_not_full() {
+    #[test]
+    fn a_quoted_line_is_not_taken_for_a_problem_or_a_hint() {
+        let problem = Problem::in_file("a\nb", "x\nerror: y\n  hint: z").hint("h");
+        let shown = "a\n    b: x\n    error: y\n      hint: z\n  hint: h";
+        assert_eq!(UserError::from(problem).to_string(), shown);
+    }
+
         assert!(!is_disk_full(&io::Error::from_raw_os_error(30).into()));
     }
 }

@@ -29,4 +29,5 @@ pub mod scratch;
 pub mod secret;
 pub mod selftest;
 pub mod small_file;
+pub mod terminal;
 pub mod train;

@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hub",
             "secret",
             "small_file",
+            "terminal",
             "error",
         ],
     ),
@@ -39,9 +40,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gpu", &["error"]),
     ("quant", &["error"]),
     ("hub", &["secret", "small_file", "error"]),
-    ("data", &["config", "scratch", "budget", "small_file", "error"]),
+    ("data", &["config", "scratch", "budget", "small_file", "terminal", "error"]),
     ("config", &["secret", "small_file", "error"]),
-    ("report", &["secret", "error"]),
+    ("report", &["secret", "terminal", "error"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

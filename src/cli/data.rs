@@ -4,10 +4,11 @@ use super::finetune::{self, Split, split};
 use super::stop;
 use crate::config::RunConfig;
 use crate::data::dataset::{DataSet, Origin};
-use crate::data::preview::{self, Marks, harmless};
+use crate::data::preview::{self, Marks};
 use crate::data::store::Example;
 use crate::error::{Problem, UserError};
 use crate::report;
+use crate::terminal::{harmless, one_note};
 use crate::train::prepare::describe;
 use crate::train::sources::{self, Sources};
 use anyhow::Result;
@@ -180,5 +181,5 @@ fn arguments(args: &Preview) -> Result<(Shown, Split), UserError> {
 
 /// Lines that name files and columns, which may hold anything.
 fn lines(lines: impl IntoIterator<Item = String>) -> String {
-    lines.into_iter().map(|line| harmless(&line) + "\n").collect()
+    lines.into_iter().map(|line| one_note(&harmless(&line)).into_owned() + "\n").collect()
 }

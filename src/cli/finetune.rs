@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     for line in summary(&config, &run) {
         report::print_note(line);
     }
-    report::print_note(first_sample(&run)?);
+    report::print_marked(&first_sample(&run)?);
     let recording = Recording::start(&config, &run)?;
     let outcome = fit(&config, &mut run, stop.flag())?;
     let used = run.cx.gpu().map_or_else(peak_bytes, |gpu| gpu.peak_bytes());

@@ -77,7 +77,7 @@ pub fn main() -> i32 {
     match done {
         Ok(code) => code,
         Err(e) => {
-            report::print_error(format_args!("{e:#}"));
+            report::print_error(&e);
             exit_code(&e)
         }
     }

@@ -6,6 +6,7 @@ use crate::checkpoint::run_manifest::RunManifest;
 use crate::error::UserError;
 use crate::report;
 use crate::scratch::Scratch;
+use crate::terminal::one_line;
 use crate::train::finish;
 use crate::train::fit::fit;
 use crate::train::prepare::prepare;
@@ -75,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     let mut run = prepare(&config, args.threads, None).inspect_err(|_| claim.give_up())?;
     reproduce::check_rows(&manifest, &run).inspect_err(|_| claim.give_up())?;
     for line in reproduce::surroundings(&manifest, &run) {
-        report::print_note(format_args!("note: {line}"));
+        report::print_note(format_args!("note: {}", one_line(&line)));
     }
     let recording = Recording::start(&config, &run)?;
     let outcome = fit(&config, &mut run, stop.flag())?;
@@ -87,14 +88,16 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     claim.release();
 
     let verdict = reproduce::compare(&path, &manifest, &out)?;
-    report::print_out(&(verdict.lines.join("\n") + "\n"));
+    for line in &verdict.lines {
+        report::print_out(&(one_line(line) + "\n"));
+    }
     if verdict.same {
         report::print_out("verdict: reproduced\n");
         return Ok(0);
     }
     report::print_out("verdict: not reproduced\n");
     for note in &manifest.notes {
-        report::print_note(format_args!("the run was told: {note}"));
+        report::print_note(format_args!("the run was told: {}", one_line(note)));
     }
     Ok(2)
 }

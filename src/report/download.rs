@@ -1,7 +1,6 @@
 //! A download as it goes: a bar on a terminal, a line for each file elsewhere.
 
-use super::print_note;
-use crate::secret::scrub_known;
+use super::{beside_a_bar, print_note};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -30,7 +29,7 @@ impl Download {
         bar.set_style(
             ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
-        bar.set_message(scrub_known(name).into_owned());
+        bar.set_message(beside_a_bar(name));
         self.with_bar(|place| *place = Some(bar));
     }
 
@@ -57,7 +56,7 @@ impl Download {
         let mut shown = false;
         self.with_bar(|bar| {
             if let Some(bar) = bar {
-                bar.println(scrub_known(text));
+                bar.println(beside_a_bar(text));
                 shown = true;
             }
         });

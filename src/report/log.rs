@@ -2,6 +2,7 @@
 
 use crate::error::{Problem, Result};
 use crate::secret::scrub;
+use crate::terminal::harmless;
 use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -26,13 +27,13 @@ pub fn start() -> Result<()> {
     Ok(())
 }
 
-/// Standard error, without secrets; each write is a whole record.
+/// Standard error, without secrets and what a terminal would obey; each write is a whole record.
 struct Scrubbed;
 
 impl Write for Scrubbed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        io::stderr().lock().write_all(scrub(&text).as_bytes())?;
+        io::stderr().lock().write_all(harmless(&scrub(&text)).as_bytes())?;
         Ok(bytes.len())
     }
 

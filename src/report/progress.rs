@@ -1,8 +1,7 @@
 //! Progress: a bar on a terminal, plain lines elsewhere.
 
 use super::metrics::{EvalRecord, SampleRecord, StepRecord};
-use super::print_note;
-use crate::secret::scrub_known;
+use super::{beside_a_bar, print_note};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -76,7 +75,7 @@ impl Progress {
     /// Shows a line above the bar.
     pub fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(scrub_known(text)),
+            Some(bar) => bar.println(beside_a_bar(text)),
             None => print_note(text),
         }
     }

@@ -142,3 +142,15 @@ fn a_chat_template_that_doubles_a_text_without_end_is_refused() {
     let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
     assert_refused(&output, &["chat_template.jinja", "takes more memory than any of its kind"]);
 }
+
+#[test]
+fn what_a_template_says_is_shown_and_not_obeyed() {
+    let home = Home::new();
+    let shout = "{{ raise_exception('boo \x1b[2J\x07\nerror: forged') }}";
+    std::fs::write(home.model().join("chat_template.jinja"), shout).unwrap();
+    let output = home.smoke(&["--checkpoint_dir", &home.text("model")]);
+    assert_refused(&output, &[r"boo \u{1b}[2J\u{7}"]);
+    let text = stderr(&output);
+    assert!(!text.contains(['\x1b', '\x07']), "{text:?}");
+    assert!(text.lines().all(|l| l != "error: forged"), "{text}");
+}

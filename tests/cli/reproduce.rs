@@ -254,3 +254,25 @@ fn a_signal_ends_it_with_75_and_leaves_nothing() {
     assert_eq!(child.wait().unwrap().code(), Some(75));
     assert!(!home.path("out/reproduced").exists());
 }
+
+#[test]
+fn lines_in_a_foreign_manifest_are_not_taken_for_a_verdict() {
+    let home = finished(&["--train.max_steps", "2", "--eval.final_validation", "false"]);
+    let mut whole = manifest(&home);
+    let forged = "0\x1b[2J\nverdict: reproduced";
+    whole["run"]["result"]["adapter_sha256"] = forged.into();
+    whole["run"]["notes"] = vec![forged].into();
+    whole["run"]["vft"]["version"] = forged.into();
+    for part in ["result", "notes", "vft"] {
+        home.write("part", &whole["run"][part].to_string());
+        whole["run_sha256"][part] = sha256(&home.path("part")).into();
+    }
+    home.write("out/final/manifest.json", &format!("{whole:#}\n"));
+    let output = again(&home, &[]);
+    let (out, err) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(2), "{out}{err}");
+    assert!(err.contains(r"the run was told: 0\u{1b}[2J\nverdict: reproduced"), "{err}");
+    let both = out + &err;
+    assert!(!both.contains('\x1b'), "{both:?}");
+    assert!(both.lines().all(|l| l != "verdict: reproduced"), "{both}");
+}

@@ -20,6 +20,7 @@ use super::encode::IGNORED;
 use super::store::{Example, Fate};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
+use crate::terminal::{is_obeyed, one_line};
 use pieces::{Piece, pieces};
 use std::fmt::Write;
 
@@ -43,7 +44,8 @@ const LINE_BREAK: usize = 20;
 pub fn heading(example: Example<'_>, origin: &Origin<'_>) -> String {
     let (n, trained) =
         (example.ids.len(), (0..example.ids.len()).filter(|t| is_trained(example, *t)));
-    let place = shown(&format!("{}:{}", origin.path.display(), origin.line), Marks::Color);
+    let place = format!("{}:{}", origin.path.display(), origin.line);
+    let place = one_line(&place);
     let part = if origin.part > 0 { format!(", part {}", origin.part + 1) } else { String::new() };
     let numbers = format!("{n} tokens, {} trained", trained.count());
     match origin.fate {
@@ -152,11 +154,6 @@ pub fn tokens(tokenizer: &Tokenizer, example: Example<'_>, marks: Marks) -> Resu
     Ok(out)
 }
 
-/// A text without what a terminal would obey or hide.
-pub fn harmless(text: &str) -> String {
-    shown(text, Marks::Color)
-}
-
 /// Whether token `t` is predicted and trained: the first token has none before it to predict it.
 fn is_trained(example: Example<'_>, t: usize) -> bool {
     t > 0 && example.labels.get(t).is_some_and(|l| *l != IGNORED)
@@ -177,19 +174,13 @@ fn shown(text: &str, marks: Marks) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let bracket = marks == Marks::Brackets && "⟦⟧⟨⟩".contains(c);
-        if bracket || (c.is_control() && !matches!(c, '\n' | '\t')) || is_format(c) {
+        if bracket || is_obeyed(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
     out
-}
-
-/// Characters of Unicode's class Cf that hide, or turn the order of text around; joiners are part of scripts and emoji.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The pieces around the `first` that fit into `room`.
