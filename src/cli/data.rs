@@ -61,7 +61,7 @@ fn show(args: &Preview) -> Result<i32> {
     let (shown, Split { config, overrides, print, threads }) = arguments(args)?;
     let mut config = RunConfig::load(config.as_deref(), &overrides)?;
     if print {
-        report::print_out(&config.to_yaml());
+        report::print_out(&config.to_yaml())?;
         return Ok(0);
     }
     if threads > 0 {
@@ -84,7 +84,7 @@ fn show(args: &Preview) -> Result<i32> {
     };
     out += &lines(census.tell());
     out += &lines(config.notes.iter().chain(&notes).map(|n| format!("note: {n}")));
-    report::print_out(&out);
+    report::print_out(&out)?;
 
     let marks = match shown.color {
         Color::Always => Marks::Color,
@@ -98,7 +98,7 @@ fn show(args: &Preview) -> Result<i32> {
             true => preview::tokens(&tokenizer, example, marks)?,
             false => preview::text(&tokenizer, example, origin.fate, marks, None)?,
         };
-        report::print_out(&format!("\n{}\n{body}", preview::heading(example, &origin)));
+        report::print_out(&format!("\n{}\n{body}", preview::heading(example, &origin)))?;
     }
     Ok(0)
 }

@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     let config = RunConfig::load(config_file.as_deref(), &overrides)?;
     check_styles(&config)?;
     if print {
-        report::print_out(&config.to_yaml());
+        report::print_out(&config.to_yaml())?;
         return Ok(0);
     }
     if let Some(seconds) = config.train.max_time {

@@ -143,7 +143,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let message = "the model's output is not finite: its weights or the adapter are broken";
         return Err(problem(message.into()).into());
     };
-    report::print_out(&(tokenizer.decode(&answer, true)? + "\n"));
+    report::print_out(&(tokenizer.decode(&answer, true)? + "\n"))?;
     Ok(0)
 }
 

@@ -54,8 +54,13 @@ pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            report::print_note(secret::scrub(&e.render().to_string()));
-            return if e.use_stderr() { 2 } else { 0 };
+            let text = secret::scrub(&e.render().to_string());
+            if e.use_stderr() {
+                report::print_lines(&text);
+                return 2;
+            }
+            // Help and version are what was asked for.
+            return ended(report::print_out(&text).map(|()| 0));
         }
     };
     let run = || match cli.verb {
@@ -75,6 +80,11 @@ pub fn main() -> i32 {
     });
     stop::done();
     match done {
+    ended(done)
+}
+
+/// The exit code of a command, whose error is told.
+fn ended(done: anyhow::Result<i32>) -> i32 {
         Ok(code) => code,
         Err(e) => {
             report::print_error(&e);

@@ -89,13 +89,13 @@ pub(super) fn run(args: &Args) -> Result<i32> {
 
     let verdict = reproduce::compare(&path, &manifest, &out)?;
     for line in &verdict.lines {
-        report::print_out(&(one_line(line) + "\n"));
+        report::print_out(&(one_line(line) + "\n"))?;
     }
     if verdict.same {
-        report::print_out("verdict: reproduced\n");
+        report::print_out("verdict: reproduced\n")?;
         return Ok(0);
     }
-    report::print_out("verdict: not reproduced\n");
+    report::print_out("verdict: not reproduced\n")?;
     for note in &manifest.notes {
         report::print_note(format_args!("the run was told: {}", one_line(note)));
     }

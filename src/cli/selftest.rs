@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
     let (mut wrong, mut first) = (0, None);
     for precision in all.into_iter().filter(wanted) {
         if let Some(missing) = first.as_ref().and_then(|cx| lacks(cx, precision)) {
-            report::print_out(&format!("{precision} is left out: {missing}\n\n"));
+            report::print_out(&format!("{precision} is left out: {missing}\n\n"))?;
             continue;
         }
         let Opened { cx, notes, .. } = device::open(args.device, Some(precision), 0)?;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         }
         let found = selftest::run(&cx, seed, !args.quick)?;
         let header = format!("{}, {precision}, seed {seed}\n\n", device::describe(&cx));
-        report::print_out(&(header + &found.table() + "\n"));
+        report::print_out(&(header + &found.table() + "\n"))?;
         wrong += found.lines.iter().filter(|l| !l.passes()).count();
         first.get_or_insert(cx);
     }
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let hint = "do not train on this device; report the table with card and driver";
         return Err(UserError::from(problem.hint(hint)).into());
     }
-    report::print_out("verdict: this device computes what it should\n");
+    report::print_out("verdict: this device computes what it should\n")?;
     Ok(0)
 }
 

@@ -22,8 +22,9 @@ mod usage;
 use crate::error::UserError;
 use crate::secret::{scrub, scrub_known};
 use crate::terminal::{harmless, one_note};
+use anyhow::Context;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Whether colours make sense on `stream`: it is a terminal that has them, and `NO_COLOR` (<https://no-color.org>) is not set.
 pub fn takes_color(stream: &impl IsTerminal) -> bool {
@@ -31,11 +32,19 @@ pub fn takes_color(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|t| t != "dumb")
 }
 
-/// Prints text to standard output; a reader that went away is no error.
-pub fn print_out(text: &str) {
+/// Prints text to standard output.
+///
+/// # Errors
+/// When it cannot be written; a reader that went away is no error.
+pub fn print_out(text: &str) -> anyhow::Result<()> {
     let (text, mut out) = (scrub_known(text), io::stdout().lock());
-    // A closed pipe means that nobody reads on: there is nobody to tell.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A closed pipe means that nobody reads on: there is nobody to tell.
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(e).context("standard output cannot be written")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints a note to standard error.

@@ -1,5 +1,6 @@
 //! How runs end: early, with their best adapter, with merged weights; and the ends that are refused before they begin.
 use crate::common::*;
+use std::process::{Command, Output, Stdio};
 
 fn validations(home: &Home) -> Vec<(u64, f64)> {
     let text = std::fs::read_to_string(home.path("out/metrics.jsonl")).unwrap();
@@ -97,4 +98,39 @@ fn an_unknown_style_is_told_before_anything_is_opened() {
 fn an_adapter_that_is_not_there_is_told_by_its_key() {
     let more = ["--adapter_path", "nowhere", "--lora_target_modules", "null"];
     assert_refused(&Home::new().smoke(&more), &["`adapter_path`: `nowhere` is no directory"]);
+}
+
+/// How a command ends whose standard output is `out`.
+fn into(out: Stdio, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vft"));
+    command.args(args).current_dir(ROOT).stdout(out).stderr(Stdio::piped());
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+const PRINTING: [&[&str]; 4] = [
+    &["--help"],
+    &["finetune", "--config", "configs/smoke.yml", "--print_config"],
+    &["data", "preview", "--config", "configs/smoke.yml", "-n", "1"],
+    &["generate", "--base", "configs/smoke/model", "--prompt", "a", "--max-new-tokens", "1"],
+];
+
+#[test]
+fn what_was_asked_for_and_cannot_be_written_is_an_error() {
+    for args in PRINTING {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = into(full.into(), args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(74), "{args:?}: {text}");
+        assert!(text.contains("standard output cannot be written: No space left"), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    for args in PRINTING {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = into(writer.into(), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    }
 }

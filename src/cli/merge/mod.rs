@@ -115,7 +115,7 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let sequences = check.sequences(args, &base)?;
         let trained_on = choice.trained_on;
         let ask = VerifyAsk { cx: &check.cx, merge: &ask, trained_on, sequences: &sequences };
-        report::print_out(&table::render(&verify(&ask)?, trained_on.is_some()));
+        report::print_out(&table::render(&verify(&ask)?, trained_on.is_some()))?;
     }
     Ok(0)
 }
