@@ -70,6 +70,19 @@ fn checkpoint(dir: &Path) -> Result<(), String> {
     find::check(dir).map(drop).map_err(|e| e.to_string())
 }
 
+/// A small tokenizer with a part of its own.
+fn tokenizer_with(dir: &Path, part: &str, step: &serde_json::Value) {
+    let whole = include_str!("../../fuzz/seeds/tokenizer/bpe.json");
+    let mut whole: serde_json::Value = serde_json::from_str(whole).unwrap();
+    whole[part] = step.clone();
+    put(&dir.join("tokenizer.json"), whole.to_string());
+}
+
+/// A step that puts `content` in the place of each letter.
+fn replace(content: String) -> serde_json::Value {
+    serde_json::json!({"type": "Replace", "pattern": {"Regex": "."}, "content": content})
+}
+
 /// `text` over and over, as many bytes as that, packed.
 fn gzip(text: &[u8], bytes: usize) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -315,6 +328,28 @@ const BOMBS: &[Bomb] = &[
         },
         read: tokenizer,
         says: "recursion limit",
+    },
+    Bomb {
+        name: "tokenizer.json: a letter that becomes 100 kB",
+        write: |dir| tokenizer_with(dir, "normalizer", &replace("x".repeat(100_000))),
+        read: tokenizer,
+        says: "one letter may become 100001",
+    },
+    Bomb {
+        name: "tokenizer.json: 30 steps that double a text",
+        write: |dir| {
+            let steps = vec![replace("xx".into()); 30];
+            let all = serde_json::json!({"type": "Sequence", "normalizers": steps});
+            tokenizer_with(dir, "normalizer", &all);
+        },
+        read: tokenizer,
+        says: "one letter may become",
+    },
+    Bomb {
+        name: "tokenizer.json: a decoder that makes 100 kB of a letter",
+        write: |dir| tokenizer_with(dir, "decoder", &replace("x".repeat(100_000))),
+        read: tokenizer,
+        says: "`decoder`: with its step `Replace`",
     },
     Bomb {
         name: "adapter_config.json 100,000 deep",

@@ -1,5 +1,6 @@
 //! A model directory's tokenizer: `tokenizer.json`, its special tokens, its chat template.
 
+mod bounds;
 mod parts;
 mod words;
 
@@ -63,6 +64,7 @@ impl Tokenizer {
         }
         let text = small_file::bytes(&path, TOKENIZER)
             .map_err(|e| Problem::in_file(&path, format!("cannot be read: {e}")))?;
+        bounds::check(&path, &text)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&text))
             .map_err(|e| Problem::in_file(&path, format!("is no tokenizer: {e}")))?;
         drop(text);
