@@ -148,14 +148,21 @@ impl fmt::Display for UserError {
 
 impl std::error::Error for UserError {}
 
-/// Whether an error comes from a disk or a quota without room.
+/// A problem keeps only the system's words, and its number: ENOSPC, EDQUOT, EFBIG.
+const FULL: [&str; 3] =
+    ["No space left on device", "Disk quota exceeded", "File too large (os error 27)"];
+
+/// Whether an error comes from a disk, a quota or a limit of files (`ulimit -f`) without room.
 pub fn is_disk_full(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let kinds = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let mut causes = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());
     let text = format!("{error:#}");
-    kinds.map(std::io::Error::kind).any(|kind| matches!(kind, StorageFull | QuotaExceeded))
-        // A problem keeps only the system's words: ENOSPC and EDQUOT.
-        || ["No space left on device", "Disk quota exceeded"].iter().any(|words| text.contains(words))
+    causes.any(|e| match e.kind() {
+        StorageFull | QuotaExceeded => true,
+        // A file that is too long to be read has this kind too, and no number.
+        FileTooLarge => e.raw_os_error().is_some(),
+        _ => false,
+    }) || FULL.iter().any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -164,11 +171,18 @@ mod tests {
     use std::io;
 
     #[test]
-    fn a_full_disk_and_a_spent_quota_are_known_by_their_words() {
-        for code in [28, 122] {
+    fn a_full_disk_a_spent_quota_and_a_limit_are_known_by_their_words() {
+        for code in [28, 122, 27] {
             let problem = Problem::new(io::Error::from_raw_os_error(code).to_string());
             assert!(is_disk_full(&UserError::from(problem).into()), "{code}");
         }
+    }
+
+    #[test]
+    fn a_quoted_line_is_not_taken_for_a_problem_or_a_hint() {
+        let problem = Problem::in_file("a\nb", "x\nerror: y\n  hint: z").hint("h");
+        let shown = "a\n    b: x\n    error: y\n      hint: z\n  hint: h";
+        assert_eq!(UserError::from(problem).to_string(), shown);
     }
 
     #[test]
@@ -177,14 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_cannot_be_written_is_not_full() {
-    #[test]
-    fn a_quoted_line_is_not_taken_for_a_problem_or_a_hint() {
-        let problem = Problem::in_file("a\nb", "x\nerror: y\n  hint: z").hint("h");
-        let shown = "a\n    b: x\n    error: y\n      hint: z\n  hint: h";
-        assert_eq!(UserError::from(problem).to_string(), shown);
+    fn a_limit_of_files_is_a_full_disk_and_a_long_file_is_none() {
+        assert!(is_disk_full(&io::Error::from_raw_os_error(27).into()));
+        assert!(!is_disk_full(&io::Error::new(io::ErrorKind::FileTooLarge, "long").into()));
     }
 
+    #[test]
+    fn a_disk_that_cannot_be_written_is_not_full() {
         assert!(!is_disk_full(&io::Error::from_raw_os_error(30).into()));
     }
 }

@@ -51,6 +51,7 @@ pub fn quiet_panics() {
 /// started again, 130 after a second signal.
 pub fn main() -> i32 {
     secret::remember_environment();
+    stop::outlive_limits_of_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -79,12 +80,12 @@ pub fn main() -> i32 {
         })
     });
     stop::done();
-    match done {
     ended(done)
 }
 
 /// The exit code of a command, whose error is told.
 fn ended(done: anyhow::Result<i32>) -> i32 {
+    match done {
         Ok(code) => code,
         Err(e) => {
             report::print_error(&e);

@@ -9,7 +9,7 @@ use crate::checkpoint::out_dir::Claim;
 use crate::report;
 use crate::scratch;
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
 use std::fmt;
@@ -102,6 +102,13 @@ pub(super) fn listen() -> Result<&'static Stop> {
     };
     std::thread::Builder::new().name("signals".into()).spawn(listen).with_context(listening)?;
     Ok(&STOP)
+}
+
+/// A file that would grow beyond what the process may write (`ulimit -f`) is an error of the write, as on a full disk; the signal that comes with
+/// it would end the process before it can say so.
+pub(super) fn outlive_limits_of_files() {
+    // Where the system refuses even this, the signal ends the process as it always did.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Whether the process was started by `nohup`: then it lives on when its terminal goes.

@@ -134,3 +134,17 @@ fn a_reader_that_went_away_is_no_error() {
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn a_file_beyond_the_limit_of_files_is_a_full_disk() {
+    let home = Home::new();
+    let vft = env!("CARGO_BIN_EXE_vft");
+    let run = format!(
+        "ulimit -f 8; exec {vft} finetune --config configs/smoke.yml --out_dir {} --train.max_steps 1",
+        home.text("out")
+    );
+    let output = Command::new("sh").args(["-c", &run]).current_dir(ROOT).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(74), "{text}");
+    assert!(text.contains("File too large"), "{text}");
+}
