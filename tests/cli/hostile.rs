@@ -154,3 +154,16 @@ fn what_a_template_says_is_shown_and_not_obeyed() {
     assert!(!text.contains(['\x1b', '\x07']), "{text:?}");
     assert!(text.lines().all(|l| l != "error: forged"), "{text}");
 }
+
+#[test]
+fn no_error_has_a_backtrace() {
+    let output = Command::new(env!("CARGO_BIN_EXE_vft"))
+        .args(["generate", "--base", "configs/smoke/model", "--prompt", "a", "--device", "cpu"])
+        .current_dir(ROOT)
+        .envs([("RUST_BACKTRACE", "1"), ("VFT_CPU", "foo")])
+        .output()
+        .unwrap();
+    assert_refused(&output, &["VFT_CPU"]);
+    let text = stderr(&output);
+    assert!(text.lines().count() < 4 && !text.contains("main.rs"), "{text}");
+}
