@@ -16,7 +16,7 @@ impl RunConfig {
     pub fn load(file: Option<&Path>, arguments: &[String]) -> Result<Self> {
         let mut read = Values::default();
         if let Some(path) = file {
-            let bytes = small_file::bytes(path, yaml::MAX_BYTES as u64)
+            let bytes = small_file::bytes_of_any(path, yaml::MAX_BYTES as u64)
                 .map_err(|e| Problem::in_file(path, format!("cannot be read: {e}")))?;
             let text = String::from_utf8(bytes)
                 .map_err(|e| Problem::in_file(path, format!("is no UTF-8 text: {e}")))?;

@@ -3,7 +3,7 @@
 
 use super::safetensors::Checkpoint;
 use crate::error::{Problem, Result};
-use std::fs;
+use crate::small_file::{self, DESCRIPTION};
 use std::path::Path;
 
 /// Bytes of a piece: of the beginning, the middle and the end of a tensor.
@@ -16,8 +16,8 @@ const PIECE: usize = 4 << 10;
 pub fn fingerprint(dir: &Path) -> Result<String> {
     let mut hash = blake3::Hasher::new();
     let config = dir.join("config.json");
-    let text =
-        fs::read(&config).map_err(|e| Problem::in_file(&config, format!("cannot be read: {e}")))?;
+    let text = small_file::bytes(&config, DESCRIPTION)
+        .map_err(|e| Problem::in_file(&config, format!("cannot be read: {e}")))?;
     hash.update(&text);
     let weights = Checkpoint::open(dir)?;
     for name in weights.names() {
@@ -36,6 +36,7 @@ pub fn fingerprint(dir: &Path) -> Result<String> {
 mod tests {
     use super::*;
     use safetensors::tensor::{Dtype, TensorView};
+    use std::fs;
 
     /// The fingerprint of a model of three tensors, the second of which is filled with `value`.
     fn of(value: u8) -> String {

@@ -9,6 +9,7 @@
 use crate::checkpoint::run_manifest::{FileSum, hex};
 use crate::data::store::cache;
 use crate::error::{Problem, Result};
+use crate::small_file;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
@@ -82,6 +83,7 @@ impl Drop for Sums {
 /// When the file cannot be read.
 pub fn sum(path: &Path, stop: &AtomicBool) -> Result<FileSum> {
     let failed = |e: io::Error| Problem::in_file(path, format!("cannot be read: {e}"));
+    small_file::expect_regular(path).map_err(failed)?;
     let mut file = File::open(path).map_err(failed)?;
     let before = file.metadata().map_err(failed)?;
     let place = Some(&before).filter(|m| m.len() >= SMALL).and_then(|m| place(path, m));

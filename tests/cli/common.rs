@@ -10,6 +10,13 @@ pub(crate) fn vft(args: &[&str]) -> Output {
     command.args(args).current_dir(ROOT).env("HF_HUB_OFFLINE", "1").output().unwrap()
 }
 
+/// A command that is ended after a minute, with exit code 124.
+pub(crate) fn vft_in_time(args: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_vft")]).args(args).current_dir(ROOT);
+    command.env("HF_HUB_OFFLINE", "1").output().unwrap()
+}
+
 pub(crate) struct Home(tempfile::TempDir);
 
 impl Home {
@@ -29,6 +36,13 @@ impl Home {
         std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         std::fs::write(self.path(name), text).unwrap();
         self.text(name)
+    }
+
+    /// A pipe without a writer in the place of a file.
+    pub(crate) fn pipe(&self, name: &str) {
+        let path = self.path(name);
+        let _ = std::fs::remove_file(&path);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     }
 
     /// A copy of the bundled model, to be damaged.

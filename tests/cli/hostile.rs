@@ -118,6 +118,40 @@ fn a_pipe_in_place_of_data_is_refused() {
 }
 
 #[test]
+fn pipes_in_place_of_a_models_files_are_refused() {
+    for name in ["config.json", "tokenizer_config.json", "generation_config.json"] {
+        let home = Home::new();
+        home.model();
+        home.pipe(&format!("model/{name}"));
+        let (model, out) = (home.text("model"), home.text("out"));
+        let run = ["finetune", "--config", "configs/smoke.yml", "--out_dir", &out];
+        let output = vft_in_time(&[&run[..], &["--checkpoint_dir", &model]].concat());
+        assert_refused(&output, &[name, "no regular file"]);
+    }
+}
+
+#[test]
+fn pipes_in_place_of_an_adapters_files_are_refused() {
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let home = Home::new();
+        let dir = adapter(&home);
+        home.pipe(&format!("out/final/{name}"));
+        let answer = ["generate", "--adapter", &dir, "--prompt", "a", "--device", "cpu"];
+        assert_refused(&vft_in_time(&answer), &[name, "no regular file"]);
+    }
+}
+
+#[test]
+fn a_pipe_in_place_of_a_checkpoints_manifest_is_refused() {
+    let home = Home::new();
+    home.smoke(&["--train.max_steps", "2", "--train.save_interval", "1"]);
+    home.pipe("out/step-00000001/manifest.json");
+    let (out, step) = (home.text("again"), home.text("out/step-00000001"));
+    let run = ["finetune", "--config", "configs/smoke.yml", "--out_dir", &out, "--resume", &step];
+    assert_refused(&vft_in_time(&run), &["manifest.json", "no regular file"]);
+}
+
+#[test]
 fn two_shapes_in_one_row_are_refused() {
     let home = Home::new();
     let row = r#"{"instruction": "a", "output": "b", "input_ids": [5], "labels": [5]}"#;

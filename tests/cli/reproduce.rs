@@ -276,3 +276,11 @@ fn lines_in_a_foreign_manifest_are_not_taken_for_a_verdict() {
     assert!(!both.contains('\x1b'), "{both:?}");
     assert!(both.lines().all(|l| l != "verdict: reproduced"), "{both}");
 }
+
+#[test]
+fn a_pipe_in_place_of_the_rows_is_refused() {
+    let home = finished(&["--train.max_steps", "1"]);
+    home.pipe("rows.jsonl");
+    let output = vft_in_time(&["reproduce", &home.text("out/final/manifest.json")]);
+    assert_refused(&output, &["rows.jsonl", "no regular file"]);
+}
