@@ -186,16 +186,29 @@ fn lora_config(path: &Path, json: &Map<String, Value>) -> Result<LoraConfig> {
             problems.push(problem(format!("`{key}` is {value}, which vft does not support yet")));
         }
     }
-    crate::error::UserError::check(problems)?;
-    let number = |key: &str| {
-        let value = json.get(key).and_then(Value::as_f64);
-        value.ok_or_else(|| problem(format!("`{key}` is missing or no number")))
+    // The ranges of `lora_r`, `lora_alpha` and `lora_dropout`.
+    let mut number = |key: &str, missing: Option<f64>, range: &str, fits: fn(f64) -> bool| {
+        let value = json.get(key).filter(|v| !v.is_null());
+        match value.map_or(missing, Value::as_f64).filter(|x| fits(*x)) {
+            Some(x) => x,
+            None => {
+                let value = value.map_or("missing".into(), Value::to_string);
+                problems.push(problem(format!("`{key}` is {value}; expected {range}")));
+                0.0
+            }
+        }
     };
-    let (r, alpha) = (number("r")?, number("lora_alpha")?);
-    if !(1.0..=65_536.0).contains(&r) || r.fract() != 0.0 || !alpha.is_finite() {
-        return Err(problem(format!("`r` {r} or `lora_alpha` {alpha} is out of range")).into());
-    }
-    Ok(LoraConfig { r: r as usize, alpha, dropout: number("lora_dropout").unwrap_or(0.0) })
+    let r = number("r", None, "a whole number from 1 to 65536", |r| {
+        (1.0..=65_536.0).contains(&r) && r.fract() == 0.0
+    });
+    let alpha = number("lora_alpha", None, "a number above 0 and below 1000000000", |alpha| {
+        (1e-30..1e9).contains(&alpha)
+    });
+    let dropout = number("lora_dropout", Some(0.0), "a number at least 0 and below 1", |dropout| {
+        (0.0..1.0).contains(&dropout)
+    });
+    crate::error::UserError::check(problems)?;
+    Ok(LoraConfig { r: r as usize, alpha, dropout })
 }
 
 fn read_tensors(file: &Path, r: usize) -> Result<Tensors> {
@@ -245,6 +258,41 @@ mod tests {
     fn a_part_of_a_family_is_written_as_paths() {
         let modules = strings(&["a.0.q", "a.1.q"]);
         assert_eq!(target_modules(&strings(&["a.1.q"]), &modules), ["a.1.q"]);
+    }
+
+    #[test]
+    fn numbers_outside_of_the_configs_ranges_are_refused() {
+        let path = Path::new("adapter_config.json");
+        let read = |r: Value, alpha: Value, dropout: Value| {
+            let json =
+                json!({"peft_type": "LORA", "r": r, "lora_alpha": alpha, "lora_dropout": dropout});
+            lora_config(path, json.as_object().unwrap()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(4.into(), json!(0.5), Value::Null).unwrap().dropout, 0.0);
+        let error = read(json!(0), json!(-1), json!(2)).unwrap_err();
+        for line in [
+            "adapter_config.json: `r` is 0; expected a whole number from 1 to 65536",
+            "adapter_config.json: `lora_alpha` is -1; expected a number above 0 and below 1000000000",
+            "adapter_config.json: `lora_dropout` is 2; expected a number at least 0 and below 1",
+        ] {
+            assert!(error.contains(line), "{error}");
+        }
+        for (r, alpha, dropout) in [
+            (json!(1.5), json!(1), json!(0)),
+            (json!(65_537), json!(1), json!(0)),
+            (json!("4"), json!(1), json!(0)),
+            (json!(4), json!(0), json!(0)),
+            (json!(4), json!(1e10), json!(0)),
+            (json!(4), Value::Null, json!(0)),
+            (json!(4), json!(1), json!(1)),
+            (json!(4), json!(1), json!(-0.1)),
+            (json!(4), json!(1), json!("0.1")),
+        ] {
+            assert!(
+                read(r.clone(), alpha.clone(), dropout.clone()).is_err(),
+                "{r} {alpha} {dropout}"
+            );
+        }
     }
 
     #[test]
