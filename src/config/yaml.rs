@@ -90,7 +90,14 @@ impl Builder<'_> {
 
     fn next<'e>(&self, events: &mut Events<'e>) -> Result<(Event<'e>, Span)> {
         match events.next_event() {
-            Some(Ok(event)) => Ok(event),
+            Some(Ok((event, span))) => match tag(&event) {
+                None => Ok((event, span)),
+                Some(tag) => {
+                    let problem = self.at(span, format!("the tag `{tag}` is not read"));
+                    let hint = "leave it out: a key's meaning says of what type its value is; quotes make a text";
+                    Err(problem.hint(hint).into())
+                }
+            },
             Some(Err(e)) => {
                 let at = e.marker();
                 Err(Problem::at(self.path, at.line(), at.col() + 1, e.info().to_owned()).into())
@@ -238,6 +245,18 @@ impl Builder<'_> {
     }
 }
 
+/// The tag of a value, as `!!str`: types are the keys' own, and a tag that asks for another would be ignored.
+fn tag(event: &Event<'_>) -> Option<String> {
+    let (Event::Scalar(.., tag) | Event::SequenceStart(_, tag) | Event::MappingStart(_, tag)) =
+        event
+    else {
+        return None;
+    };
+    let tag = tag.as_ref()?;
+    let core = tag.is_yaml_core_schema();
+    Some(if core { format!("!!{}", tag.suffix) } else { format!("{}{}", tag.handle, tag.suffix) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +308,26 @@ mod tests {
             items.iter().map(|(k, n)| (k.name.clone(), n.value.clone())).collect()
         };
         assert_eq!([shape(&items[1].1), shape(&items[2].1)], [shape(&plain), shape(&plain)]);
+    }
+
+    #[test]
+    fn tags_are_refused_where_they_stand() {
+        for (text, tag) in [
+            ("a: 1\nb: !!python/object:os.system 5\n", "!!python/object:os.system"),
+            ("a: 1\nb: !!str 5\n", "!!str"),
+            ("a: 1\nb: !custom x\n", "!custom"),
+            ("a: 1\nb: ! x\n", "!"),
+            ("a: 1\nb: !<tag:x> x\n", "tag:x"),
+            ("a: 1\nb: !!seq [x]\n", "!!seq"),
+            ("a: 1\nb: !!map {x: 1}\n", "!!map"),
+            ("a: 1\n!!str b: 1\n", "!!str"),
+            ("a: 1\nb: [!!int 1]\n", "!!int"),
+        ] {
+            let error = error(text);
+            let said = format!("the tag `{tag}` is not read\n");
+            assert!(error.starts_with("x.yml:2:") && error.contains(&said), "{error}");
+        }
+        assert!(error("!!map {a: 1}").contains("`!!map`"));
     }
 
     #[test]
