@@ -332,6 +332,15 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_comes_twice_is_placed_and_the_next_row_read() {
+        let rows = read("a.jsonl", "{\"a\":1,\"b\":{\"ế\":1,\"ế\":2}}\n{\"a\":3}\n");
+        let told = rows[0].as_ref().unwrap_err().to_string();
+        assert!(told.ends_with("a.jsonl:1:21: `ế` is written twice"), "{told}");
+        assert_eq!(rows[1].as_ref().unwrap().value["a"], 3);
+        assert_eq!(error("a.json", "[{\"a\":1,\n\"a\":1}]").0, 2);
+    }
+
+    #[test]
     fn a_line_that_ends_too_early_is_placed_at_its_end() {
         assert_eq!(
             error("a.jsonl", "{\"a\":1}\r\n{\"a\":\r\n"),

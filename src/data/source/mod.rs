@@ -26,6 +26,7 @@ mod readme;
 mod scan;
 pub mod slice;
 pub mod splits;
+mod unique;
 
 use crate::error::{Problem, Result};
 use serde_json::Value;

@@ -3,8 +3,8 @@
 //! A value's extent is found by brackets and strings alone; whether it is JSON says the parser, whose nesting is limited.
 
 use super::open::{Text, cut_off};
+use super::unique::Unique;
 use super::{Fault, Line};
-use serde_json::Value;
 use std::io::{BufRead, Read};
 
 /// A text, the place that is read next, and the bytes that may be held.
@@ -256,7 +256,7 @@ pub(super) fn parse(bytes: &[u8], line: usize, column: usize) -> Result<Line, Fa
         return Err(Fault::row(line, column, message)
             .hint("a row is one sample; is the whole data set one row?"));
     }
-    let value: Value = serde_json::from_str(text).map_err(|e| {
+    let Unique(value) = serde_json::from_str(text).map_err(|e| {
         // serde_json counts bytes; the error lies at its column's last byte.
         let from: usize =
             text.split_inclusive('\n').take(e.line().saturating_sub(1)).map(str::len).sum();
@@ -264,6 +264,9 @@ pub(super) fn parse(bytes: &[u8], line: usize, column: usize) -> Result<Line, Fa
         let (l, c) = place(&bytes[..upto], line, column);
         let said = e.to_string();
         let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
+        if e.is_data() {
+            return Fault::row(l, c, what);
+        }
         let fault = Fault::row(l, c, format!("is no valid JSON: {what}"));
         if bytes[upto..].starts_with(b"NaN") || bytes[upto..].starts_with(b"Infinity") {
             fault.hint("JSON has neither NaN nor Infinity; write null")
