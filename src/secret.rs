@@ -12,8 +12,13 @@ use std::sync::{Mutex, PoisonError};
 const REDACTED: &str = "[redacted]";
 /// Shorter texts are not looked for: they would be found in any word.
 const SHORT: usize = 8;
-/// Letters and digits behind `hf_` that make it a token; the Hub's have 34.
+/// What the Hub's tokens begin with, and the signs besides letters and digits that follow: those of users, of organisations, and of apps, which are
+/// JSON web tokens.
+const PREFIXES: &[(&str, &str)] = &[("hf_oauth_", "-_."), ("api_org_", ""), ("hf_", "")];
+/// Letters behind a prefix that make it a token; the Hub's have 34 and more.
 const TOKEN: usize = 16;
+/// What an e-mail address follows as a user follows a scheme: `mailto:a@b`.
+const MAIL: &[&str] = &["mailto", "mail", "email", "e-mail", "contact"];
 /// Variables that hold tokens.
 const VARIABLES: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
 /// Parameters of an address that hold no key.
@@ -98,7 +103,7 @@ pub fn scrub_known(text: &str) -> Cow<'_, str> {
 
 /// A text without known tokens, without what has the shape of one, and without the keys of addresses.
 pub fn scrub(text: &str) -> String {
-    addresses(&tokens(&scrub_known(text)), REDACTED)
+    bare_addresses(&addresses(&tokens(&scrub_known(text)), REDACTED))
 }
 
 /// Whether a text holds what [`scrub`] would take out.
@@ -111,37 +116,75 @@ pub fn public_url(url: &str) -> String {
     addresses(url, "redacted")
 }
 
-/// Replaces `hf_…`.
+/// Replaces `hf_…` and its like.
 fn tokens(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("hf_") {
+    let found = |rest: &str| {
+        let places = PREFIXES.iter().filter_map(|p| Some((rest.find(p.0)?, p)));
+        // The first, and of those in one place the longest.
+        places.min_by_key(|(at, p)| (*at, usize::MAX - p.0.len()))
+    };
+    while let Some((at, (prefix, signs))) = found(rest) {
         let (before, from) = rest.split_at(at);
-        let long = from[3..].find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(from.len() - 3);
+        let body = &from[prefix.len()..];
+        let long = body.find(|c: char| !c.is_ascii_alphanumeric() && !signs.contains(c));
+        // A sentence's own stop is none of the token's.
+        let body = body[..long.unwrap_or(body.len())].trim_end_matches('.');
         out += before;
-        if long >= TOKEN {
+        if body.len() >= TOKEN {
             out += REDACTED;
         } else {
-            out += &from[..3 + long];
+            out += &from[..prefix.len() + body.len()];
         }
-        rest = &from[3 + long..];
+        rest = &from[prefix.len() + body.len()..];
     }
     out + rest
 }
 
-/// Replaces user, password and parameters behind each `://`.
+/// What an address ends before.
+fn ends(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '`' | '"' | '\'' | '<' | '>')
+}
+
+/// Replaces user, password and parameters behind each `://`, and behind `https:/` where the other stroke was forgotten.
 fn addresses(text: &str, by: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, from) = rest.split_at(at + 3);
-        let ends = |c: char| c.is_whitespace() || matches!(c, '`' | '"' | '\'' | '<' | '>');
-        let (address, after) = from.split_at(from.find(ends).unwrap_or(from.len()));
+    while let Some(at) = rest.find(":/") {
+        let (before, from) = rest.split_at(at + 2);
         out += before;
+        rest = from;
+        if let Some(from) = rest.strip_prefix('/') {
+            out.push('/');
+            rest = from;
+        } else if !["http:/", "https:/"].iter().any(|s| before.ends_with(s)) {
+            continue;
+        }
+        let (address, after) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
         address_to(&mut out, address, by);
         rest = after;
     }
     out + rest
+}
+
+/// Replaces user and password where no scheme stands before them, or a broken one: `user:password@host`. An e-mail address has no password.
+fn bare_addresses(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for part in text.split_inclusive(|c| ends(c) || matches!(c, '/' | '?' | '#')) {
+        let secret = part.rsplit_once('@').and_then(|(keys, host)| {
+            let (user, password) = keys.split_once(':')?;
+            let is_user = !user.is_empty() && user.chars().all(|c| c.is_ascii_graphic());
+            let is_mail = MAIL.iter().any(|m| user.eq_ignore_ascii_case(m));
+            let is_host = host.starts_with(|c: char| c.is_alphanumeric() || c == '[');
+            (is_user && !is_mail && !password.is_empty() && is_host).then_some(host)
+        });
+        match secret {
+            Some(host) => out += &format!("{REDACTED}@{host}"),
+            None => out += part,
+        }
+    }
+    out
 }
 
 fn address_to(out: &mut String, address: &str, by: &str) {
@@ -215,8 +258,66 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_apps_and_organisations_are_scrubbed() {
+        let app = "hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6WyJvcGVuaWQi.c2lnbmF0dXJl_Zw-x";
+        assert_eq!(scrub(&format!("not {app}.")), "not [redacted].");
+        assert_eq!(scrub("api_org_CanaryCanaryCanaryCanary, no"), "[redacted], no");
+        for text in ["hf_oauth_app", "api_org_name", "hf_oauth_"] {
+            assert_eq!(scrub(text), text);
+        }
+    }
+
+    #[test]
+    fn broken_addresses_lose_their_keys() {
+        for (text, public) in [
+            ("`https:/u:pw@h/x`", "`https:/[redacted]@h/x`"),
+            ("https:/token@h?sig=s", "https:/[redacted]@h?sig=[redacted]"),
+            ("https:///u:pw@h", "https:///[redacted]@h"),
+            ("https:u:pw@h", "[redacted]@h"),
+            ("//u:pw@h", "//[redacted]@h"),
+            ("proxy u:pw@host:8080.", "proxy [redacted]@host:8080."),
+            ("u:p:w@x@h", "[redacted]@h"),
+        ] {
+            assert_eq!(scrub(text), public, "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_without_a_password_are_left_alone() {
+        for text in [
+            "a@b",
+            "an@example.org",
+            "mailto:an@example.org",
+            "Email:an@example.org",
+            "git@github.com:org/repo",
+            "rows.jsonl:1:7: `a@b`",
+            "to: a@b",
+            "time 12:30 @home",
+            "Liên hệ:an@example.org",
+            "file:/a@b/c",
+            "a:/b@c",
+            ":@",
+            "a:@b",
+        ] {
+            assert_eq!(scrub(text), text);
+        }
+    }
+
+    #[test]
     fn odd_texts_are_no_trouble() {
-        for text in ["://", "://?", "://#&=", "hf_é", "://é?é=é&é", "x://?a=b?c=d#e=f"] {
+        for text in [
+            "://",
+            "://?",
+            "://#&=",
+            "hf_é",
+            "hf_oauth_....",
+            "a:b@[",
+            ":/",
+            "https:/",
+            "a:b@c:d@e",
+            "://é?é=é&é",
+            "x://?a=b?c=d#e=f",
+        ] {
             let once = scrub(text);
             assert_eq!(scrub(&once), once, "{text}");
         }

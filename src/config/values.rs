@@ -266,6 +266,14 @@ impl Values {
         self.problems.push(Problem { place, message: format!("`{key}`: {message}"), hint: None });
     }
 
+    /// A problem of a key's value, with the way out.
+    pub(super) fn problem_with(&mut self, key: &str, message: &str, hint: &str) {
+        self.problem(key, message);
+        if let Some(problem) = self.problems.last_mut() {
+            problem.hint = Some(hint.to_owned());
+        }
+    }
+
     /// A problem of the whole file.
     pub(super) fn missing(&mut self, problem: Problem) {
         let problem = match &self.path {

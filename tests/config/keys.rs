@@ -1,5 +1,5 @@
 //! Every documented key changes the run; the documentation and the resolved config hold every key.
-use super::load;
+use super::{errors, load};
 use vft::config::RunConfig;
 use vft::config::keys::{KEYS, document};
 
@@ -190,6 +190,18 @@ fn with_text(text: &str) -> RunConfig {
 fn a_token_is_not_shown() {
     let config = with(&["--data.path", "a"], &["--access_token", "hf_canary"]);
     assert!(!format!("{}{config:?}", config.to_yaml()).contains("canary"));
+}
+
+#[test]
+fn a_token_in_a_name_that_is_written_into_files_is_refused() {
+    for (line, key) in [(4, "project"), (5, "run"), (6, "group")] {
+        let text = "checkpoint_dir: m\ndata: {class_path: JSON, init_args: {path: d}}\nlog:\n  project: a\n  run: b\n  group: c\n";
+        let name = text.lines().nth(line - 1).unwrap();
+        let error = errors(&text.replace(name, &format!("  {key}: x-hf_CanaryCanaryCanary")), &[]);
+        let says = format!(":{line}:3: `log.{key}`: it holds a token");
+        assert!(error.contains(&says) && error.contains("hint: "), "{error}");
+        assert!(!error.contains("Canary"), "{error}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::run_config::*;
 use super::scalar;
 use super::values::Values;
 use crate::error::{Problem, Result, UserError};
-use crate::secret::Secret;
+use crate::secret::{Secret, is_secret};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -39,6 +39,20 @@ fn required(r: &mut Values, key: &str) -> PathBuf {
     text.unwrap_or_default().into()
 }
 
+/// A text that goes as it is into files which are passed on.
+fn public(r: &mut Values, key: &str) -> Option<String> {
+    let text = r.text(key)?;
+    if is_secret(&text) {
+        r.problem_with(
+            key,
+            "it holds a token or a password, and is written into vft.yaml, manifest and model card",
+            "name the run otherwise; a token belongs into HF_TOKEN or `access_token`",
+        );
+        return None;
+    }
+    Some(text)
+}
+
 /// Reads every key and checks them against each other.
 pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
     let r = &mut r;
@@ -59,9 +73,9 @@ pub(super) fn run_config(mut r: Values) -> Result<RunConfig> {
         optimizer: optimizer::optimizer(r),
         logger_name: r.read("logger_name", LoggerName::Csv, logger),
         log: LogSection {
-            project: r.text("log.project"),
-            run: r.text("log.run"),
-            group: r.text("log.group"),
+            project: public(r, "log.project"),
+            run: public(r, "log.run"),
+            group: public(r, "log.group"),
         },
         save_merged: r.flag("save_merged", false),
         merge: MergeSection {
