@@ -119,7 +119,13 @@ fn a_pipe_in_place_of_data_is_refused() {
 
 #[test]
 fn pipes_in_place_of_a_models_files_are_refused() {
-    for name in ["config.json", "tokenizer_config.json", "generation_config.json"] {
+    for name in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ] {
         let home = Home::new();
         home.model();
         home.pipe(&format!("model/{name}"));

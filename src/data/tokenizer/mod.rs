@@ -53,7 +53,7 @@ impl Tokenizer {
     /// When tokenizer.json is missing or damaged, or the chat template does not parse.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             let problem = Problem::in_file(&path, "is missing");
             let hint = if dir.join("tokenizer.model").is_file() {
                 "tokenizer.model alone is not read; save the tokenizer once with transformers' `AutoTokenizer(...).save_pretrained`"
@@ -257,7 +257,7 @@ fn compiled(
 /// The file and text of the chat template.
 fn chat_template(dir: &Path, config: &Value) -> Result<Option<(PathBuf, String)>> {
     let file = dir.join("chat_template.jinja");
-    if file.is_file() {
+    if file.exists() {
         let text = small_file::text(&file, DESCRIPTION)
             .map_err(|e| Problem::in_file(&file, format!("cannot be read: {e}")))?;
         return Ok(Some((file, text)));
