@@ -133,8 +133,8 @@ pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
     if size > MAX_BYTES {
         return Err(format!("its manifest.json has {size} bytes").into());
     }
-    let text = small_file::bytes(&path, MAX_BYTES)
-        .map_err(|e| unreadable("its manifest.json", &e))?;
+    let text =
+        small_file::bytes(&path, MAX_BYTES).map_err(|e| unreadable("its manifest.json", &e))?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
     if manifest.version != VERSION {
