@@ -1,7 +1,9 @@
 //! What kinds of signals do, and `train.max_time`.
 
+use crate::checkpoint::newest;
 use crate::common::{ROOT, Watched, vft};
 use crate::model;
+use crate::phase::last_step;
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +14,12 @@ fn smoke(home: &Path, more: &[&str]) -> Command {
     command.args(["finetune", "--config", "configs/smoke.yml", "--device", "cpu"]);
     command.args(["--out_dir", &home.join("out").to_string_lossy()]).args(more);
     command
+}
+
+/// The smoke run's rows, over and over.
+fn repeat_rows(file: &Path, times: usize) {
+    let rows = std::fs::read_to_string(format!("{ROOT}/configs/smoke/data.jsonl")).unwrap();
+    std::fs::write(file, rows.repeat(times)).unwrap();
 }
 
 /// The run cannot go on: its records go into a pipe that nobody reads.
@@ -29,6 +37,22 @@ fn a_second_signal_ends_at_once() {
     assert!(run.is_running(), "{}", run.text());
     run.signal(Signal::TERM);
     assert_eq!(run.end(), Some(130), "{}", run.text());
+}
+
+/// Steps of hundreds of micro-batches: the one at hand is not done.
+#[test]
+fn a_signal_ends_the_step_at_hand() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("rows.jsonl");
+    repeat_rows(&data, 20);
+    let more = ["--data.path", &data.to_string_lossy(), "--eval.initial_validation", "false"];
+    let steps = ["--train.global_batch_size", "4000", "--train.epochs", "100"];
+    let mut run = Watched::start(smoke(home.path(), &[more, steps].concat()));
+    run.until("step 1/").unwrap();
+    run.signal(Signal::TERM);
+    assert_eq!(run.end(), Some(75), "{}", run.text());
+    let out = home.path().join("out");
+    assert_eq!((last_step(&out), newest(&out)), (Some(1), Some(1)), "{}", run.text());
 }
 
 /// A script and its child both get what a terminal sends, and the script passes it on.
@@ -67,9 +91,8 @@ fn under_nohup_a_run_outlives_its_terminal() {
 #[test]
 fn time_ends_a_validation() {
     let home = tempfile::tempdir().unwrap();
-    let rows = std::fs::read_to_string(format!("{ROOT}/configs/smoke/data.jsonl")).unwrap();
     let data = home.path().join("rows.jsonl");
-    std::fs::write(&data, rows.repeat(100)).unwrap();
+    repeat_rows(&data, 100);
     let more = ["--data.path", &data.to_string_lossy(), "--data.val_split_fraction", "0.99"];
     let more = [&more[..], &["--eval.max_iters", "100000000", "--train.max_time", "6"]].concat();
     let mut run = Watched::start(smoke(home.path(), &more));
