@@ -1,4 +1,5 @@
 //! How runs end: early, with their best adapter, with merged weights; and the ends that are refused before they begin.
+use crate::checkpoint::taken_up;
 use crate::common::*;
 use std::process::{Command, Output, Stdio};
 
@@ -62,6 +63,7 @@ fn a_run_taken_up_is_merged_at_its_end() {
     }
     let output = home.smoke(&[&run[..], &["--resume", "auto"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(taken_up(&stderr(&output)), Some(2));
     assert_eq!(merged(), whole);
 }
 

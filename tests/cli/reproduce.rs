@@ -1,4 +1,5 @@
 //! A run is made again from its manifest: the same where all is the same, else the difference by its name.
+use crate::checkpoint::taken_up;
 use crate::common::*;
 use serde_json::Value;
 use std::path::Path;
@@ -114,6 +115,7 @@ fn a_run_taken_up_is_reproduced_from_its_first_step() {
     let more = ["--checkpoint_dir", &model, "--data.path", &rows, "--train.save_interval", "2"];
     let output = home.smoke(&[RUN, &more, &["--resume", "auto"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(taken_up(&stderr(&output)), Some(2));
     let output = again(&home, &[]);
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
 }

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod binary;
+#[path = "../common/checkpoint.rs"]
+#[expect(dead_code, reason = "what a checkpoint holds is compared elsewhere")]
+mod checkpoint;
 #[path = "../common/dice.rs"]
 mod dice;
 mod disk;

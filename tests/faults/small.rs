@@ -6,6 +6,7 @@
 //! full disk does to a save is tested everywhere (`full.rs`).
 
 use crate::binary::{finetune, number, stderr};
+use crate::checkpoint::{newest, taken_up};
 use crate::left::left;
 use crate::run::scratch;
 use std::fs;
@@ -171,6 +172,14 @@ fn runs_on_small_disks_end_well_and_are_taken_up() {
                 assert_whole(&kept.out(run));
             }
             assert_eq!(kept.code("second"), 0, "{way}, {bytes} bytes: {}", kept.told("second"));
+            let (before, again) = (newest(&kept.out("first")), kept.told("second"));
+            assert_eq!(
+                again.contains("the run is finished"),
+                code == 0,
+                "{way}, {bytes} bytes: {again}"
+            );
+            let from = before.filter(|_| code != 0);
+            assert_eq!(taken_up(&again), from, "{way}, {bytes} bytes: {again}");
             assert_eq!(left(&kept.out("second")), expected, "{way}, {bytes} bytes");
             *codes.entry((way, code)).or_insert(0) += 1;
         }
