@@ -10,11 +10,11 @@ use crate::report;
 use crate::scratch;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag::register_conditional_shutdown;
+use signal_hook::flag::{register, register_conditional_shutdown};
 use signal_hook::iterator::Signals;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Exit code of what ended before it was done, to be started again: BSD's EX_TEMPFAIL.
@@ -60,14 +60,14 @@ struct Manner {
 
 /// The wish to end, of which there is one a process.
 pub(super) struct Stop {
-    flag: AtomicBool,
+    flag: LazyLock<Arc<AtomicBool>>,
     why: OnceLock<Why>,
     /// Whoever ends the process holds it for good: it ends once.
     manner: Mutex<Manner>,
 }
 
 static STOP: Stop = Stop {
-    flag: AtomicBool::new(false),
+    flag: LazyLock::new(Arc::default),
     why: OnceLock::new(),
     manner: Mutex::new(Manner { saves: false, code: UNFINISHED, claim: None }),
 };
@@ -85,6 +85,8 @@ pub(super) fn listen() -> Result<&'static Stop> {
     let listening = || "cannot listen to signals";
     for signal in &all {
         register_conditional_shutdown(*signal, KILLED, at_once.clone()).with_context(listening)?;
+        // On a busy machine the thread below may wait for its turn; a step that is short does not wait for it.
+        register(*signal, STOP.flag.clone()).with_context(listening)?;
     }
     let mut signals = Signals::new(all).with_context(listening)?;
     let listen = move || {
@@ -108,7 +110,7 @@ pub(super) fn listen() -> Result<&'static Stop> {
 /// it would end the process before it can say so.
 pub(super) fn outlive_limits_of_files() {
     // Where the system refuses even this, the signal ends the process as it always did.
-    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    let _ = register(SIGXFSZ, Arc::default());
 }
 
 /// Whether the process was started by `nohup`: then it lives on when its terminal goes.
@@ -127,7 +129,9 @@ impl Stop {
 
     /// Why the command is to end, once it is.
     pub(super) fn why(&self) -> Option<&Why> {
-        self.why.get()
+        // A signal's handler has no words.
+        let why = || self.why.get_or_init(|| Why::Signal);
+        self.flag.load(Ordering::SeqCst).then(why)
     }
 
     /// Ends the command; the first reason is the one that is told.

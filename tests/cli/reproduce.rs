@@ -107,7 +107,7 @@ fn the_config_of_a_manifest_can_be_run() {
 #[test]
 fn a_run_taken_up_is_reproduced_from_its_first_step() {
     let home = finished(&["--train.save_interval", "2"]);
-    for name in ["final", "step-00000004"] {
+    for name in ["final", "step-00000006", "step-00000004"] {
         std::fs::remove_dir_all(home.path("out").join(name)).unwrap();
     }
     let model = home.text("model");

@@ -15,20 +15,30 @@ fn copy(from: &Path, to: &Path, names: &[&str]) {
     }
 }
 
-/// The bf16 fixture's adapter with another alpha.
-fn scaled(alpha: &str) -> tempfile::TempDir {
+/// The bf16 fixture's adapter with values so many times larger.
+fn scaled(factor: f32) -> tempfile::TempDir {
     let (adapter, from) = (tempfile::tempdir().unwrap(), fixture("bf16/adapter"));
-    copy(&from, adapter.path(), &["adapter_model.safetensors"]);
-    let text = fs::read_to_string(from.join("adapter_config.json")).unwrap();
-    let changed = text.replace("\"lora_alpha\": 4", &format!("\"lora_alpha\": {alpha}"));
-    assert_ne!(changed, text);
-    fs::write(adapter.path().join("adapter_config.json"), changed).unwrap();
+    copy(&from, adapter.path(), &["adapter_config.json"]);
+    let bytes = fs::read(from.join("adapter_model.safetensors")).unwrap();
+    let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let larger = |view: &safetensors::tensor::TensorView<'_>| -> Vec<u8> {
+        assert_eq!(view.dtype(), safetensors::Dtype::F32);
+        let value = |c: &[u8]| f32::from_le_bytes(c.try_into().unwrap()) * factor;
+        view.data().chunks_exact(4).flat_map(|c| value(c).to_le_bytes()).collect()
+    };
+    let tensors: Vec<_> = read.tensors().iter().map(|(n, v)| (n.clone(), larger(v))).collect();
+    let views = read.tensors().into_iter().zip(&tensors).map(|((name, view), (_, bytes))| {
+        let shape = view.shape().to_vec();
+        (name, safetensors::tensor::TensorView::new(view.dtype(), shape, bytes).unwrap())
+    });
+    let file = adapter.path().join("adapter_model.safetensors");
+    fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
     adapter
 }
 
 #[test]
 fn a_merge_that_overflows_is_refused_and_leaves_nothing() {
-    let (home, adapter) = (Home::new(), scaled("1e39"));
+    let (home, adapter) = (Home::new(), scaled(1e20));
     let out = home.path("new/deep/merged");
     let error = merge_with(&out, &fixture("bf16"), adapter.path(), |_| ()).unwrap_err().to_string();
     assert!(error.contains("`model.layers.0.mlp.down_proj.weight` merged"), "{error}");
@@ -39,7 +49,7 @@ fn a_merge_that_overflows_is_refused_and_leaves_nothing() {
 /// Finite in f32, but f16 ends at 65,504.
 #[test]
 fn what_only_the_cast_makes_infinite_is_refused() {
-    let (home, adapter, base) = (Home::new(), scaled("1e7"), Home::new());
+    let (home, adapter, base) = (Home::new(), scaled(2e3), Home::new());
     write_f16_base(&base.path("f16"));
     let error = merge_with(&home.out(), &base.path("f16"), adapter.path(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("not finite in F16"), "{error}");
