@@ -137,15 +137,21 @@ def machine():
     return f"{model}, {os.cpu_count()} cores"
 
 
+def auto(memory):
+    return {"checkpointing": "auto", "train.max_memory": memory}
+
+
 CASES = [
     ("135M bf16, eager", ("135M", 2, 256, 8), dict(), 2.8, 0.30),
     ("135M bf16, compiled", ("135M", 2, 256, 8), dict(compile=True), 1.8, 0.30),
     ("135M NF4", ("135M", 2, 256, 8), dict(quantize="bnb.nf4"), 2.5, 0.17),
     ("135M NF4-dq", ("135M", 2, 256, 8), dict(quantize="bnb.nf4-dq"), 2.5, 0.17),
     ("135M NF4-dq, full checkpointing", ("135M", 2, 256, 8), dict(quantize="bnb.nf4-dq", checkpointing="full"), 3.0, 0.20),
+    ("135M NF4-dq, PEFT with full checkpointing, vft with auto in 360 MiB", ("135M", 2, 256, 8), dict(quantize="bnb.nf4-dq", checkpointing="full", ours=auto("360MiB")), 3.0, 0.20),
     ("135M f32", ("135M", 2, 256, 8), dict(precision="32-true"), 1.6, 0.40),
     ("360M bf16, 1 x 512", ("360M", 1, 512, 7), dict(), 1.9, 0.30),
-    ("360M bf16, 1 x 512, vft with mlp checkpointing", ("360M", 1, 512, 7), dict(ours="mlp"), 1.9, 0.30),
+    ("360M bf16, 1 x 512, vft with auto in 1000 MiB", ("360M", 1, 512, 7), dict(ours=auto("1000MiB")), 1.9, 0.30),
+    ("360M bf16, 1 x 512, vft with mlp checkpointing", ("360M", 1, 512, 7), dict(ours=dict(checkpointing="mlp")), 1.9, 0.30),
     ("360M NF4, 1 x 512", ("360M", 1, 512, 7), dict(quantize="bnb.nf4"), 2.4, 0.17),
 ]
 
@@ -159,8 +165,8 @@ def compare(a):
         rounds = []
         for _ in range(a.rounds):
             p = peer(*work, **{k: x for k, x in how.items() if k != "ours"})
-            own = dict(checkpointing=how["ours"]) if "ours" in how else {}
-            v = vft(a, *work, **{k: x for k, x in how.items() if k not in ("compile", "ours")}, **own)
+            own = {k: x for k, x in how.items() if k not in ("compile", "ours")} | how.get("ours", {})
+            v = vft(a, *work, **own)
             rounds.append((p, v))
         median = lambda f: statistics.median(f(p, v) for p, v in rounds)
         ratios = sorted(v["tokens_per_s"] / p["tokens_per_s"] for p, v in rounds)
