@@ -55,6 +55,8 @@ for config in "$@"; do
     child=''
     if [ "$code" = 75 ] && preempted "$config.log" "$before"; then stopped=1; fi
   done
+  # Before it listens, and at a second signal, a run ends by the signal itself.
+  case $stopped$code in 1129 | 1130 | 1143) code=75 ;; esac
   case $code in
     0) state='done' ;;
     75) state=unfinished ;;

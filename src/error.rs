@@ -152,6 +152,15 @@ impl std::error::Error for UserError {}
 const FULL: [&str; 3] =
     ["No space left on device", "Disk quota exceeded", "File too large (os error 27)"];
 
+/// Whether more room on the disk would help: it is full, or a quota is. A limit of one file's length is another matter.
+pub fn wants_room(error: &anyhow::Error) -> bool {
+    is_disk_full(error) && {
+        let mut causes = error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>());
+        !causes.any(|e| e.kind() == std::io::ErrorKind::FileTooLarge)
+            && !format!("{error:#}").contains(FULL[2])
+    }
+}
+
 /// Whether an error comes from a disk, a quota or a limit of files (`ulimit -f`) without room.
 pub fn is_disk_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

@@ -106,9 +106,9 @@ pub fn scrub(text: &str) -> String {
     bare_addresses(&addresses(&tokens(&scrub_known(text)), REDACTED))
 }
 
-/// Whether a text holds what [`scrub`] would take out.
+/// Whether a text holds a token, or an address with keys. What only might be an address, such as a date before `@`, is scrubbed, not refused.
 pub fn is_secret(text: &str) -> bool {
-    scrub(text) != text
+    addresses(&tokens(&scrub_known(text)), REDACTED) != text
 }
 
 /// An address without user, password and the values of parameters that may be keys; it remains an address.

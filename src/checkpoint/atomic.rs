@@ -41,7 +41,7 @@ pub fn write_dir(
         clear(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
         disk.make_dir(&temporary).map_err(|e| io_problem(&temporary, &e))?;
         // Held as long as the process lives: see `clear_dead`. Where there are no locks, nothing is cleared.
-        let _held = fs::File::open(&temporary).and_then(|dir| Ok(dir.try_lock().map(|()| dir)?));
+        let _held = hold(&temporary);
         fill(&temporary)?;
         sync_tree(disk, &temporary).map_err(|e| io_problem(&temporary, &e))?;
         disk.sync(parent).map_err(|e| io_problem(parent, &e))?;
@@ -119,6 +119,16 @@ pub fn discard(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.rename(dir, &gone)?;
     disk.sync(above(dir))?;
     clear(disk, &gone)
+}
+
+/// A directory's lock; who clears may hold it for a moment.
+fn hold(dir: &Path) -> Option<fs::File> {
+    let dir = fs::File::open(dir).ok()?;
+    let held = (0..10).any(|n| {
+        std::thread::sleep(std::time::Duration::from_millis(n));
+        dir.try_lock().is_ok()
+    });
+    held.then_some(dir)
 }
 
 /// Removes what processes left that died while they wrote the directory `path`; what a process at work holds stays.

@@ -107,13 +107,20 @@ impl From<String> for Fault {
     }
 }
 
-/// A file that cannot be read: who may not read it, or whose server has gone, does not know what it holds.
+/// A file that cannot be read: who may not read it, whose server has gone or who has no memory for it does not know what it holds.
 fn unreadable(what: &str, error: &io::Error) -> Fault {
-    use io::ErrorKind::{PermissionDenied, StaleNetworkFileHandle};
+    use io::ErrorKind::{
+        FileTooLarge, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
+        UnexpectedEof,
+    };
+    /// Of a disk that has lost the bytes.
+    const EIO: i32 = 5;
     let why = format!("{what} cannot be read: {error}");
     match error.kind() {
-        PermissionDenied | StaleNetworkFileHandle => Fault::Unknown(why),
-        _ => Fault::Damaged(why),
+        NotFound | NotADirectory | IsADirectory | InvalidInput | InvalidData | FileTooLarge
+        | UnexpectedEof => Fault::Damaged(why),
+        _ if error.raw_os_error() == Some(EIO) => Fault::Damaged(why),
+        _ => Fault::Unknown(why),
     }
 }
 
@@ -186,10 +193,12 @@ pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
 pub(super) fn is_later(dir: &Path, name: &str) -> bool {
     let text = small_file::bytes(&dir.join(NAME), MAX_BYTES).unwrap_or_default();
     let Ok(manifest) = serde_json::from_slice::<Value>(&text) else { return false };
-    let sum = sha256(&dir.join(name)).ok().map(|(sum, _)| sum);
-    manifest["version"].as_u64() > Some(VERSION.into())
-        && sum.is_some()
-        && manifest["files"][name]["sha256"].as_str() == sum.as_deref()
+    if manifest["version"].as_u64() <= Some(VERSION.into()) {
+        return false;
+    }
+    let path = dir.join(name);
+    let sum = small_file::expect_regular(&path).and_then(|()| sha256(&path)).map(|(sum, _)| sum);
+    sum.is_ok_and(|sum| manifest["files"][name]["sha256"].as_str() == Some(&sum))
 }
 
 #[cfg(test)]

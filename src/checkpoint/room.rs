@@ -4,7 +4,7 @@ use super::atomic::discard;
 use super::disk::Disk;
 use super::find;
 use super::manifest::Fault;
-use crate::error::{Problem, UserError, is_disk_full};
+use crate::error::{Problem, UserError, wants_room};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ pub fn with_room<T>(
 ) -> Result<T> {
     loop {
         let error = match write() {
-            Err(e) if is_disk_full(&e) => e,
+            Err(e) if wants_room(&e) => e,
             done => return done,
         };
         let Some(gone) = give_way(disk, out_dir) else { return Err(with_way_out(error, out_dir)) };

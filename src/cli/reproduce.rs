@@ -14,6 +14,7 @@ use crate::train::record::Recording;
 use crate::train::reproduce::{self, Moved};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Arguments of `vft reproduce`.
 #[derive(clap::Args)]
@@ -79,8 +80,10 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         report::print_note(format_args!("note: {}", one_line(&line)));
     }
     let recording = Recording::start(&config, &run)?;
-    let outcome = fit(&config, &mut run, stop.flag())?;
-    recording.finish(&config, &run, &outcome, stop.flag())?;
+    // A signal ends the process from beside: who looked at its flag might fail first, and leave something.
+    let unstopped = AtomicBool::new(false);
+    let outcome = fit(&config, &mut run, &unstopped)?;
+    recording.finish(&config, &run, &outcome, &unstopped)?;
     for note in finish::describe(&config, &run, &outcome) {
         report::print_note(format_args!("note: {note}"));
     }

@@ -21,8 +21,26 @@ struct Made {
     adapter_sha256: String,
     base_weights: String,
     tied_head: String,
-    /// Bytes of each file.
-    files: BTreeMap<String, u64>,
+    /// What was written.
+    files: BTreeMap<String, File>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    bytes: u64,
+    /// Of those that people may edit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+/// The longest file whose contents are compared; weights are compared by their lengths.
+const EDITABLE: u64 = 16 << 20;
+
+/// A file as it is now; `None` where there is none.
+fn file(path: &Path) -> Option<File> {
+    let bytes = path.metadata().ok().filter(|m| m.is_file())?.len();
+    let sum = || sha256(path).ok().map(|(sum, _)| sum);
+    Some(File { bytes, sha256: if bytes <= EDITABLE { sum() } else { None } })
 }
 
 fn word(weights: BaseWeights) -> &'static str {
@@ -40,8 +58,8 @@ pub(super) fn write(ask: &MergeAsk<'_>, dir: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(|e| io_problem(dir, &e))? {
         let entry = entry.map_err(|e| io_problem(dir, &e))?;
-        let bytes = entry.metadata().map_err(|e| io_problem(dir, &e))?.len();
-        files.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.extend(file(&entry.path()).map(|file| (name, file)));
     }
     let made = Made {
         vft: env!("CARGO_PKG_VERSION").into(),
@@ -56,21 +74,31 @@ pub(super) fn write(ask: &MergeAsk<'_>, dir: &Path) -> Result<()> {
     fs::write(&path, text + "\n").map_err(|e| io_problem(&path, &e))
 }
 
-/// Whether `dir` is a merged model of this program.
-pub fn is_merged(dir: &Path) -> bool {
-    read(dir).is_some()
+/// Whether `dir` holds what a merge wrote, all of it and nothing else.
+pub fn is_untouched(dir: &Path) -> bool {
+    let Some(made) = read(dir) else { return false };
+    let is_as_written = |(name, was): (&String, &File)| {
+        file(&dir.join(name)).is_some_and(|is| is.bytes == was.bytes && is.sha256 == was.sha256)
+    };
+    let is_known = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        name == NAME || name.to_str().is_some_and(|name| made.files.contains_key(name))
+    };
+    made.files.iter().all(is_as_written)
+        && fs::read_dir(dir).is_ok_and(|entries| entries.flatten().all(is_known))
 }
 
-/// Whether `dir` is the merged model of `adapter` as it is now, all of whose files have their lengths.
+/// Whether `dir` holds the weights of `adapter` as it is now, all of them in their lengths. What stands beside them may have been edited.
 pub fn is_of(dir: &Path, adapter: &Path, dequant: bool, tied_head: TiedHead) -> bool {
     let Some(made) = read(dir) else { return false };
     let base = if dequant { "dequant" } else { "original" };
-    let has_length = |(name, bytes): (&String, &u64)| {
-        dir.join(name).metadata().is_ok_and(|m| m.is_file() && m.len() == *bytes)
+    let weights = made.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+    let has_length = |(name, was): (&String, &File)| {
+        dir.join(name).metadata().is_ok_and(|m| m.is_file() && m.len() == was.bytes)
     };
     made.base_weights == base
         && made.tied_head == tied_head.to_string()
-        && made.files.iter().all(has_length)
+        && weights.into_iter().all(has_length)
         && sha256(&adapter.join(WEIGHTS)).is_ok_and(|(sum, _)| sum == made.adapter_sha256)
 }
 

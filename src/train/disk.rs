@@ -9,6 +9,7 @@ use crate::config::{RunConfig, TiedHead};
 use crate::error::{Problem, Result};
 use crate::merge;
 use crate::optim::OptimizerConfig;
+use crate::train::finish::is_merged;
 use std::ops::Range;
 use std::path::Path;
 
@@ -70,7 +71,7 @@ impl DiskPlan {
                 adapter + state,
             ),
             adapters: (1 + best, adapter),
-            merged: if config.save_merged {
+            merged: if config.save_merged && !is_merged(config) {
                 let untied =
                     if config.merge.tied_head == TiedHead::Untie { sizes.untied } else { 0 };
                 weight_bytes(model) + 4 * untied as u64 + merge::BESIDES

@@ -53,8 +53,8 @@ pub fn is_merged(config: &RunConfig) -> bool {
     made::is_of(&merged, &last, is_dequant(config), config.merge.tied_head)
 }
 
-/// Folds the adapter into full weights at `<out_dir>/merged`, in the place of those of an older one; `None` where that is done. What is there and no
-/// merged model is set aside.
+/// Folds the adapter into full weights at `<out_dir>/merged`, in the place of those of an older one; `None` where that is done. What is there and
+/// not as a merge wrote it is set aside.
 ///
 /// # Errors
 /// When the base or the disk is not as a merge needs it, or a signal came.
@@ -63,10 +63,10 @@ pub fn merged(config: &RunConfig, run: &Run, stop: &AtomicBool) -> Result<Option
         return Ok(None);
     }
     let out = config.out_dir.join("merged");
-    if out.exists() && !made::is_merged(&out) {
+    if out.exists() && !made::is_untouched(&out) {
         let aside = atomic::set_aside(&Real, &out).map_err(|e| atomic::io_problem(&out, &e))?;
         let (out, aside) = (out.display(), aside.display());
-        print_note(format_args!("note: {out} was no merged model; it lies in {aside} now"));
+        print_note(format_args!("note: {out} is not what a merge wrote; it lies in {aside} now"));
     }
     let base_weights = match (config.quantize, config.merge.base) {
         (Some(quantize), MergeBase::Dequant) => {

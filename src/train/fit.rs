@@ -36,6 +36,13 @@ use tracing::debug;
 const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples.jsonl";
 
+/// Whether older checkpoints give way to what is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Made,
+    AsIs,
+}
+
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -255,7 +262,7 @@ impl<'a> Loop<'a> {
 
     fn save_if_due(&mut self) -> Result<()> {
         match self.config.train.save_interval {
-            Some(n) if self.is_due(n) => self.checkpoint(),
+            Some(n) if self.is_due(n) => self.checkpoint(Room::Made),
             _ => Ok(()),
         }
     }
@@ -278,18 +285,18 @@ impl<'a> Loop<'a> {
             self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
         if verdict == Some(Verdict::Best) && self.config.train.save_best {
             let state = self.state(0)?;
-            self.save("best", &state, None)?;
+            self.save("best", &state, None, Room::Made)?;
         }
         Ok(verdict)
     }
 
     /// Saves the run as it stands, and lets the oldest checkpoints go.
-    fn checkpoint(&mut self) -> Result<()> {
+    fn checkpoint(&mut self, room: Room) -> Result<()> {
         debug!(step = self.step, "saves");
         let arrays = self.stepper.optimizer.state()?;
         let state = self.state(arrays.t)?;
         let name = step_name(self.step);
-        self.save(&name, &state, Some(&arrays))?;
+        self.save(&name, &state, Some(&arrays), room)?;
         // It has been written again.
         self.damaged.retain(|dir| !dir.ends_with(&name));
         if let Some(most) = self.config.train.save_total_limit {
@@ -298,9 +305,17 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn save(&mut self, name: &str, state: &RunState, optimizer: Option<&State>) -> Result<()> {
+    fn save(
+        &mut self,
+        name: &str,
+        state: &RunState,
+        optimizer: Option<&State>,
+        room: Room,
+    ) -> Result<()> {
         let Self { config, run, progress, .. } = self;
-        save(config, run, name, state, optimizer, &|line| progress.note(line))
+        let tell = |line: &str| progress.note(line);
+        let tell: Option<&dyn Fn(&str)> = if room == Room::Made { Some(&tell) } else { None };
+        save(config, run, name, state, optimizer, tell)
     }
 
     fn state(&self, updates: i32) -> Result<RunState> {
@@ -342,7 +357,7 @@ impl<'a> Loop<'a> {
         }
         debug!(step = self.step, "saves the final adapter");
         let state = self.state(0)?;
-        self.save("final", &state, None)
+        self.save("final", &state, None, Room::Made)
     }
 
     /// Saves what the run has come to, and validates it.
@@ -351,13 +366,13 @@ impl<'a> Loop<'a> {
         let mut ending = self.ending.unwrap_or(Ending::Finished);
         if ending == Ending::Interrupted {
             if self.step > 0 && find::check(&out_dir.join(step_name(self.step))).is_err() {
-                self.checkpoint()?;
+                self.checkpoint(Room::Made)?;
             }
         } else {
             self.save_final()?;
             if self.config.train.save_interval.is_some() && self.is_trained && self.step > 0 {
                 // A run that is asked for more steps goes on from here; the adapter is safe without it.
-                match self.checkpoint() {
+                match self.checkpoint(Room::AsIs) {
                     Err(e) if is_disk_full(&e) => {
                         self.progress.note("note: no room for a checkpoint of the last step");
                     }
@@ -389,9 +404,9 @@ impl<'a> Loop<'a> {
 /// Records of a run without a checkpoint make way for those of the run that begins anew.
 fn set_records_aside(out_dir: &Path) -> Result<()> {
     for name in [METRICS, SAMPLES] {
-        let (path, aside) = (out_dir.join(name), out_dir.join(format!("{name}.old")));
+        let path = out_dir.join(name);
         if path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
-            std::fs::rename(&path, &aside).map_err(|e| io_problem(&path, &e))?;
+            set_aside(&Real, &path).map_err(|e| io_problem(&path, &e))?;
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// Writes `<out_dir>/<name>/`, in the place of one that is there; with the optimizer's state it can be taken up. Where the disk is full, older
-/// checkpoints give way, and `tell` is told.
+/// checkpoints give way if there is somebody to `tell`.
 ///
 /// # Errors
 /// When a file cannot be written or the device fails.
@@ -24,7 +24,7 @@ pub fn save(
     name: &str,
     state: &RunState,
     optimizer: Option<&State>,
-    tell: &dyn Fn(&str),
+    tell: Option<&dyn Fn(&str)>,
 ) -> Result<()> {
     run.arena.fetch_params()?;
     let name_of_base = here(&config.checkpoint_dir);
@@ -47,7 +47,10 @@ pub fn save(
         optimizer,
     };
     let place = config.out_dir.join(name);
-    with_room(&Real, &config.out_dir, tell, || parts.write(&Real, &place))
+    match tell {
+        Some(tell) => with_room(&Real, &config.out_dir, tell, || parts.write(&Real, &place)),
+        None => parts.write(&Real, &place),
+    }
 }
 
 /// What the run really used, from wherever it is read again: absolute paths, the adapter's own numbers, the precision chosen.

@@ -313,5 +313,19 @@ fn records_of_a_run_without_a_checkpoint_are_set_aside() {
         std::fs::remove_dir_all(home.path("out").join(dir)).unwrap();
     }
     assert_ends_well(&home.smoke(&[RUN, RESUME].concat()), &[]);
-    assert_eq!(std::fs::read(home.path("out/metrics.jsonl.old")).unwrap(), records);
+    assert_eq!(std::fs::read(home.path("out/metrics.jsonl.set-aside-1")).unwrap(), records);
+}
+
+#[test]
+fn what_somebody_put_beside_merged_weights_is_kept() {
+    let merged = ["--save_merged", "true", "--train.lr_scheduler", "constant"];
+    let home = finished(&merged);
+    let added = home.path("out/merged/model-q4.gguf");
+    std::fs::write(&added, "mine").unwrap();
+    assert_ends_well(&home.smoke(&[RUN, &merged, RESUME].concat()), &["the run is finished"]);
+    assert!(added.is_file());
+    let longer = home.smoke(&[RUN, &merged, &["--train.max_steps", "8"], RESUME].concat());
+    assert_ends_well(&longer, &["merged is not what a merge wrote", "merged model saved in"]);
+    let aside = home.path("out/merged.set-aside-1/model-q4.gguf");
+    assert_eq!(std::fs::read_to_string(aside).unwrap(), "mine");
 }

@@ -115,8 +115,9 @@ fn assert_whole(out: &Path) {
             let is_record = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
             assert!(text.lines().all(is_record), "{}: {text}", path.display());
         } else {
-            let known = [".vft.lock", "logs", "metrics.jsonl.old", "samples.jsonl.old"];
-            assert!(known.contains(&&*name), "{} is left", path.display());
+            let is_known =
+                [".vft.lock", "logs"].contains(&&*name) || name.contains(".jsonl.set-aside-");
+            assert!(is_known, "{} is left", path.display());
         }
     }
 }

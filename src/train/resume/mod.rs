@@ -102,7 +102,8 @@ pub fn is_own(config: &RunConfig) -> bool {
         Resume::No => false,
         Resume::Auto => true,
         Resume::From(dir) => {
-            is_same(Some(dir), &config.out_dir) || is_same(home(dir).as_deref(), &config.out_dir)
+            let run = if find::holds_checkpoints(dir) { Some(dir.clone()) } else { home(dir) };
+            is_same(run.as_deref(), &config.out_dir)
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::config::RunConfig;
 use crate::config::keys::KEYS;
 use crate::error::{Problem, Result, UserError};
 use crate::hub::fingerprint::fingerprint;
+use crate::small_file::expect_regular;
 use crate::train::prepare::{Run, describe};
 use crate::train::save::resolved;
 use crate::train::sources;
@@ -129,6 +130,7 @@ pub(super) fn settings(config: &RunConfig, state: &RunState) -> Result<()> {
 /// The hash of the adapter that a run begins with; `None` without one, or where it does not lie any more.
 pub fn adapter_sum(config: &RunConfig) -> Option<String> {
     let weights = config.adapter_path.as_ref()?.join(peft::WEIGHTS);
+    expect_regular(&weights).ok()?;
     let mut hash = blake3::Hasher::new();
     hash.update_mmap(weights).ok()?;
     Some(hash.finalize().to_hex().to_string())
