@@ -69,7 +69,12 @@ fn two_signals_at_once_are_one() {
 #[test]
 fn a_hangup_ends_a_run_that_can_be_taken_up() {
     let home = tempfile::tempdir().unwrap();
-    let mut run = Watched::start(smoke(home.path(), &["--train.epochs", "100000"]));
+    let direct = smoke(home.path(), &["--train.epochs", "100000"]);
+    // These tests may run under nohup themselves.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(direct.get_program()).args(direct.get_args());
+    command.current_dir(ROOT);
+    let mut run = Watched::start(command);
     run.until("step 2/").unwrap();
     run.signal(Signal::HUP);
     assert_eq!(run.end(), Some(75), "{}", run.text());
