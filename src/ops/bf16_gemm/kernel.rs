@@ -147,7 +147,7 @@ mod x86 {
                         }
                     };
                 }
-                by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+                by_rows!(1 2 3 4 5 6 7 8);
             }
             row += ROWS[V];
         }
@@ -210,6 +210,20 @@ mod x86 {
         sums
     }
 
+    /// Repeats a block for each row of a tile with a row number that the compiler knows: sums that are found by a number known only
+    /// at run time would live in memory.
+    macro_rules! each_row {
+        ($r:ident of $rows:ident $body:block) => {
+            each_row!($r of $rows $body 0 1 2 3 4 5 6 7);
+        };
+        ($r:ident of $rows:ident $body:block $($n:literal)*) => {
+            $(if $n < $rows {
+                let $r = $n;
+                $body
+            })*
+        };
+    }
+
     /// R rows × V vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize) {
@@ -218,22 +232,22 @@ mod x86 {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
             let kept = t.sums.wrapping_add((row - t.range.start) * V * 16);
             if !t.first {
-                for r in 0..R {
+                each_row!(r of R {
                     for v in 0..V {
                         sums[r][v] = _mm512_loadu_ps(kept.add((r * V + v) * 16));
                     }
-                }
+                });
             }
             for s in t.segments {
                 let (x, panel) = (s.x.as_ptr().add(row * s.stride), t.panel.as_ptr().add(s.at));
                 sums = multiply::<R, V>(sums, x, s.stride, panel, s.pairs);
             }
             if !t.last {
-                for r in 0..R {
+                each_row!(r of R {
                     for v in 0..V {
                         _mm512_storeu_ps(kept.add((r * V + v) * 16), sums[r][v]);
                     }
-                }
+                });
                 return;
             }
             let mut masks = [0; V];
@@ -243,7 +257,7 @@ mod x86 {
             match t.sink {
                 Sink::F32 { c, add, scale, bias, residual } => {
                     let scale = _mm512_set1_ps(*scale);
-                    for r in 0..R {
+                    each_row!(r of R {
                         for v in 0..V {
                             let column = t.first_column + v * 16;
                             let i = (row + r) * t.columns + column;
@@ -262,10 +276,10 @@ mod x86 {
                             }
                             _mm512_mask_storeu_ps(at, masks[v], sum);
                         }
-                    }
+                    });
                 }
                 Sink::Bf16 { y, bias, residual } => {
-                    for r in 0..R {
+                    each_row!(r of R {
                         for v in 0..V {
                             let (mut sum, column) = (sums[r][v], t.first_column + v * 16);
                             let at = (row + r) * t.columns + column;
@@ -286,18 +300,18 @@ mod x86 {
                             let y = y.base().wrapping_add(at).cast();
                             _mm256_mask_storeu_epi16(y, masks[v], narrow);
                         }
-                    }
+                    });
                 }
                 Sink::Transposed { .. } => {
                     let mut spilled = [0f32; 64];
-                    for r in 0..R {
+                    each_row!(r of R {
                         for v in 0..V {
                             _mm512_storeu_ps(spilled.as_mut_ptr().add(v * 16), sums[r][v]);
                         }
                         for (j, &sum) in spilled.iter().take(t.width).enumerate() {
                             t.sink.put(t.rows, t.columns, (row + r, t.first_column + j), sum);
                         }
-                    }
+                    });
                 }
             }
         }
