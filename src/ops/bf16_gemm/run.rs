@@ -6,10 +6,12 @@ use super::panel;
 use super::sink::Sink;
 use super::source::{self, Source};
 use crate::ops::Cx;
+use crate::ops::lines::Buffer;
+use crate::ops::spread::spread;
 use candle_core::{Result, bail};
 use half::bf16;
-use rayon::prelude::*;
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// Words of a panel that are laid out at once: 320 KiB, a part of the L2 cache.
@@ -60,12 +62,15 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         unsafe { few::run(products) };
         return Ok(());
     }
-    let tasks: Vec<_> = products.iter().flat_map(tasks).collect();
-    tasks.into_par_iter().for_each(|(p, vectors, columns, rows)| match vectors {
-        1 => panel_task::<1>(p, columns, rows),
-        2 => panel_task::<2>(p, columns, rows),
-        3 => panel_task::<3>(p, columns, rows),
-        _ => panel_task::<4>(p, columns, rows),
+    let mut tasks: Vec<_> = products.iter().flat_map(tasks).collect();
+    tasks.sort_by_key(|(p, _, columns, rows)| {
+        Reverse(p.terms.iter().map(|t| t.source.inner()).sum::<usize>() * columns.len() * rows.len())
+    });
+    spread(&tasks, |(p, vectors, columns, rows)| match vectors {
+        1 => panel_task::<1>(p, columns.clone(), rows.clone()),
+        2 => panel_task::<2>(p, columns.clone(), rows.clone()),
+        3 => panel_task::<3>(p, columns.clone(), rows.clone()),
+        _ => panel_task::<4>(p, columns.clone(), rows.clone()),
     });
     Ok(())
 }
@@ -111,8 +116,8 @@ fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
 
 #[derive(Default)]
 struct Scratch {
-    panel: Vec<u32>,
-    sums: Vec<f32>,
+    panel: Buffer,
+    sums: Buffer,
     rows: Vec<bf16>,
 }
 
@@ -134,10 +139,8 @@ fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Rang
     let pairs: usize = p.terms.iter().map(|t| t.source.inner().div_ceil(2)).sum();
     let block = if pairs > depth { SUM_ROWS.next_multiple_of(ROWS[V]) } else { rows.len() };
     SCRATCH.with_borrow_mut(|s| {
-        s.panel.resize(PANEL, 0);
-        if pairs > depth {
-            s.sums.resize(block * V * 16, 0.0);
-        }
+        let panel = s.panel.take::<u32>(PANEL);
+        let sums = s.sums.take::<f32>(if pairs > depth { block * V * 16 } else { 0 });
         for row in rows.clone().step_by(block.max(1)) {
             let range = row..(row + block).min(rows.end);
             let mut done = 0;
@@ -152,7 +155,7 @@ fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Rang
                         let own = lo - before..hi - before;
                         let words = own.len() * V * 16;
                         panel::fill::<V>(
-                            &mut s.panel[at..at + words],
+                            &mut panel[at..at + words],
                             &term.source,
                             columns.clone(),
                             own.clone(),
@@ -167,13 +170,13 @@ fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Rang
                 }
                 let tiles = Tiles {
                     segments: &segments[..count],
-                    panel: &s.panel,
+                    panel,
                     rows: p.rows,
                     range: range.clone(),
                     columns: p.columns,
                     first_column: columns.start,
                     width: columns.len(),
-                    sums: s.sums.as_mut_ptr(),
+                    sums: sums.as_mut_ptr(),
                     first: part.start == 0,
                     last: part.end == pairs,
                     sink: &p.sink,

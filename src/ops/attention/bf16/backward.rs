@@ -30,11 +30,12 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::gradient::{CHUNK, KEYS, Scratch, segment};
-use super::scratch::Buffer;
 use super::tile::{self, LANES};
 use crate::ops::Cx;
 use crate::ops::attention::{Heads, Span};
+use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
+use crate::ops::spread::spread;
 
 /// Packed rows that make a segment worth its own `dK` and `dV`.
 const SEGMENT: usize = 1024;
@@ -107,7 +108,7 @@ pub(in super::super) fn backward(
     let mut sums = cx.alloc_f32_rows(&[total.max(1)], total.max(1).next_power_of_two())?;
     let shared = Shared::new(sums.f32_mut()?);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
-    order.into_iter().par_bridge().for_each(|task| {
+    spread(&order, |task| {
         SCRATCH.with_borrow_mut(|(scratch, buffer)| {
             let sums = match &task.sums {
                 // SAFETY: every task has a range of its own.
@@ -127,7 +128,9 @@ pub(in super::super) fn backward(
     });
     // The segments of a (span, head) are neighbours, in order.
     let same = |a: &Task, b: &Task| a.span == b.span && a.kv_head == b.kv_head;
-    tasks.chunk_by(same).filter(|group| group[0].sums.is_some()).par_bridge().for_each(|group| {
+    let groups = tasks.chunk_by(same).filter(|group| group[0].sums.is_some());
+    let groups: Vec<_> = groups.collect();
+    spread(&groups, |group| {
         let parts: Vec<(&Task, &[f32])> = group
             .iter()
             .filter_map(|task| Some((task, task.sums.clone()?)))

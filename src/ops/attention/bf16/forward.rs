@@ -19,13 +19,13 @@ use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::panels::{Block, columns_panels, rows_panel};
-use super::scratch::Buffer;
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
 use crate::ops::attention::{Heads, Span};
+use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
+use crate::ops::spread::spread;
 
 /// Packed rows of a task: enough tiles to pay for the panels, few enough to fill the cores.
 const CHUNK: usize = 384;
@@ -99,11 +99,7 @@ pub(in super::super) fn forward(
             unsafe { chunk(q, k, v, heads, task, o, lse, scratch) }
         });
     };
-    match &tasks[..] {
-        [task] => run(task),
-        // The bridge hands the tasks out in order, one by one.
-        _ => tasks.iter().par_bridge().for_each(run),
-    }
+    spread(&tasks, run);
 }
 
 /// # Safety

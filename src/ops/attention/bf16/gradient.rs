@@ -8,8 +8,8 @@ use half::bf16;
 
 use super::backward::{Inputs, Task};
 use super::panels::{Block, columns_panels, rows_panel};
-use super::scratch::Buffer;
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
+use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
 
 /// Packed rows of a chunk: whole blocks of lanes, and whole tiles of 6.

@@ -25,7 +25,6 @@ mod backward;
 mod forward;
 mod gradient;
 mod panels;
-mod scratch;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -1,0 +1,37 @@
+//! Tasks of unequal size on all threads.
+
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Runs every task on rayon's current threads, each of which takes the next one when it has done its last: put the large ones first,
+/// and no thread is left with a large one in the end. Cutting the list in halves, as rayon does, knows nothing of sizes.
+pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            run(task);
+        }
+    };
+    let threads = rayon::current_num_threads().min(tasks.len());
+    if threads < 2 {
+        return take();
+    }
+    (0..threads).into_par_iter().with_max_len(1).for_each(|_| take());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for tasks in [0, 1, 2, 100] {
+            let runs: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            spread(&runs, |run| {
+                run.fetch_add(1, Ordering::Relaxed);
+            });
+            let runs: Vec<_> = runs.into_iter().map(AtomicUsize::into_inner).collect();
+            assert_eq!(runs, vec![1; tasks]);
+        }
+    }
+}
