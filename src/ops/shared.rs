@@ -18,6 +18,7 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    #[inline]
     pub(super) fn new(values: &mut [T]) -> Self {
         Self(values.as_mut_ptr(), values.len())
     }
@@ -26,6 +27,7 @@ impl<T> Shared<T> {
     ///
     /// # Safety
     /// The array must outlive the slice, and no other task may touch these values meanwhile.
+    #[inline]
     pub(super) unsafe fn slice<'a>(self, at: usize, size: usize) -> &'a mut [T] {
         assert!(at + size <= self.1, "a part outside the array");
         // SAFETY: inside the array (asserted); exclusive by the caller's promise.
@@ -36,22 +38,26 @@ impl<T> Shared<T> {
     ///
     /// # Safety
     /// As [`Self::slice`].
+    #[inline]
     pub(super) unsafe fn part<'a>(self, range: Range<usize>) -> &'a mut [T] {
         // SAFETY: the caller's promise.
         unsafe { self.slice(range.start, range.len()) }
     }
 
     /// The number of values.
+    #[inline]
     pub(super) fn len(self) -> usize {
         self.1
     }
 
     /// The first value's address.
+    #[inline]
     pub(super) fn base(self) -> *mut T {
         self.0
     }
 
     /// The address of value `at`.
+    #[inline]
     pub(super) fn at(self, at: usize) -> *mut T {
         assert!(at < self.1.max(1), "a part outside the array");
         // SAFETY: inside the array (asserted).

@@ -208,6 +208,7 @@ pub(super) fn dot(a: &[bf16], b: &[bf16]) -> f32 {
 }
 
 /// A mask of the first `count` of 64 lanes.
+#[inline]
 pub(super) fn first_lanes(count: usize) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
