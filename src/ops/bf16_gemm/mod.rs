@@ -18,6 +18,8 @@
 
 mod few;
 mod kernel;
+mod narrow;
+mod outer;
 mod panel;
 mod run;
 mod sink;

@@ -1,6 +1,7 @@
 //! Cutting products into tasks: a panel of columns by a range of rows.
 
 use super::few;
+use super::{narrow, outer};
 use super::kernel::{self, Ahead, ROWS, Segment, Tiles};
 use super::panel;
 use super::sink::Sink;
@@ -62,7 +63,14 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         unsafe { few::run(products) };
         return Ok(());
     }
-    let mut tasks: Vec<_> = products.iter().flat_map(tasks).collect();
+    let (outer, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| outer::applies(p));
+    let (narrow, products): (Vec<_>, Vec<_>) = products.into_iter().partition(|p| narrow::applies(p));
+    // SAFETY: as above.
+    unsafe {
+        outer::run(&outer);
+        narrow::run(&narrow);
+    }
+    let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
     tasks.sort_by_key(|(p, _, columns, rows)| {
         Reverse(p.terms.iter().map(|t| t.source.inner()).sum::<usize>() * columns.len() * rows.len())
     });

@@ -1,0 +1,241 @@
+//! Products of so few columns that 16 lanes are not filled by them: x·Aᵀ and dy·B of adapters of a low rank.
+//!
+//! Eight columns fill a vector when the pairs of four neighbours of the inner dimension lie in it side by side: 64 bits of x are
+//! broadcast instead of 32, and neighbouring lanes are added in the end. Up to three such vectors meet an x that several products
+//! share, so that it is read once.
+//!
+//! ```text
+//! panel: (quads, 16) words      word 2c + h of quad q = M[4q + 2h][c], M[4q + 2h + 1][c]
+//! ```
+
+use super::run::Product;
+use super::sink::Sink;
+use super::source::Source;
+use crate::ops::lines::Buffer;
+use half::bf16;
+use std::cell::RefCell;
+
+/// Columns of a vector, and those of a product that is made here.
+const LANES: usize = 8;
+const MOST: usize = 16;
+/// Vectors of a pass.
+const VECTORS: usize = 3;
+/// Rows of a tile and of a task.
+const ROWS: usize = 8;
+const TASK: usize = 64;
+
+thread_local! {
+    static PANELS: RefCell<(Buffer, Vec<bf16>)> = RefCell::default();
+}
+
+/// Whether the product is one for this file.
+pub(super) fn applies(p: &Product<'_>) -> bool {
+    p.columns <= MOST
+        && p.terms.len() == 1
+        && matches!(p.sink, Sink::Bf16 { bias: None, residual: None, .. })
+}
+
+fn vectors(p: &Product<'_>) -> usize {
+    p.columns.div_ceil(LANES)
+}
+
+/// Whether two products have one x.
+fn share(a: &Product<'_>, b: &Product<'_>) -> bool {
+    let of = |p: &Product<'_>| p.terms.first().map(|t| (t.x.as_ptr(), t.stride, t.source.inner()));
+    of(a) == of(b) && a.rows == b.rows
+}
+
+/// Products that share an x, as many as fit in a pass.
+fn groups<'a, 'b>(products: &'b [&'a Product<'a>]) -> Vec<&'b [&'a Product<'a>]> {
+    let (mut groups, mut first, mut taken) = (Vec::new(), 0, 0);
+    for (i, p) in products.iter().enumerate() {
+        if i > first && (taken + vectors(p) > VECTORS || !share(products[first], p)) {
+            groups.push(&products[first..i]);
+            (first, taken) = (i, 0);
+        }
+        taken += vectors(p);
+    }
+    groups.push(&products[first..]);
+    groups
+}
+
+/// Runs products that [`applies`] to.
+///
+/// # Safety
+/// The processor has what the kernel needs; shapes were checked.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn run(products: &[&Product<'_>]) {
+    use crate::ops::spread::spread;
+    if products.is_empty() {
+        return;
+    }
+    let quads = |p: &Product<'_>| p.terms[0].source.inner().div_ceil(4);
+    PANELS.with_borrow_mut(|(panels, scratch)| {
+        let panels = panels.take::<u32>(products.iter().map(|p| vectors(p) * quads(p) * 16).sum());
+        let (mut tasks, mut at) = (Vec::new(), 0);
+        for group in groups(products) {
+            let start = at;
+            for p in group {
+                let len = quads(p) * 16;
+                for first in (0..p.columns).step_by(LANES) {
+                    lay_out(&mut panels[at..at + len], &p.terms[0].source, first, scratch);
+                    at += len;
+                }
+            }
+            let rows = (0..group[0].rows).step_by(TASK);
+            tasks.extend(rows.map(|row| (group, start..at, row)));
+        }
+        let panels = &*panels;
+        spread(&tasks, |(group, panel, row)| {
+            let rows = *row..(row + TASK).min(group[0].rows);
+            // SAFETY: the caller's promise; tasks differ in their products or rows.
+            unsafe { x86::rows(group, &panels[panel.clone()], rows) };
+        });
+    });
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn run(products: &[&Product<'_>]) {
+    let _ = (groups(products), lay_out, PANELS, ROWS, TASK);
+    unreachable!("no context has bf16 products here")
+}
+
+/// Writes the panel of up to eight columns from `first` on; what is missing is zero.
+fn lay_out(panel: &mut [u32], source: &Source<'_>, first: usize, scratch: &mut Vec<bf16>) {
+    let (inner, columns) = (source.inner(), (source.out() - first).min(LANES));
+    let panel: &mut [u16] = bytemuck::cast_slice_mut(panel);
+    if columns < LANES || !inner.is_multiple_of(4) {
+        panel.fill(0);
+    }
+    scratch.resize(if source.transposed { inner } else { inner * source.cols }, bf16::ZERO);
+    if source.transposed {
+        for c in 0..columns {
+            source.stored.read((first + c) * inner, scratch);
+            let column = panel.chunks_exact_mut(4 * LANES).map(|quad| &mut quad[4 * c..][..4]);
+            for (to, from) in column.zip(scratch.chunks(4)) {
+                to[..from.len()].copy_from_slice(bytemuck::cast_slice(from));
+            }
+        }
+    } else {
+        source.stored.read(0, scratch);
+        let quads = scratch.chunks(4 * source.cols);
+        for (to, from) in panel.chunks_exact_mut(4 * LANES).zip(quads) {
+            for (i, row) in from.chunks_exact(source.cols).enumerate() {
+                for (c, value) in row[first..first + columns].iter().enumerate() {
+                    to[4 * c + i] = value.to_bits();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Product, ROWS, Sink, bf16, vectors};
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+    use std::ops::Range;
+
+    /// The rows of `range` of all products of a group.
+    ///
+    /// # Safety
+    /// As [`super::run`]; nobody else writes these rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn rows(group: &[&Product<'_>], panel: &[u32], range: Range<usize>) {
+        let taken: usize = group.iter().map(|p| vectors(p)).sum();
+        let mut row = range.start;
+        while row < range.end {
+            let whole = range.end - row >= ROWS;
+            // SAFETY: these rows exist; the rest is the caller's promise.
+            unsafe {
+                match (taken, whole) {
+                    (1, true) => tile::<ROWS, 1, 2>(group, panel, row),
+                    (1, false) => tile::<1, 1, 2>(group, panel, row),
+                    (2, true) => tile::<ROWS, 2, 1>(group, panel, row),
+                    (2, false) => tile::<1, 2, 1>(group, panel, row),
+                    (_, true) => tile::<ROWS, 3, 1>(group, panel, row),
+                    (_, false) => tile::<1, 3, 1>(group, panel, row),
+                }
+            }
+            row += if whole { ROWS } else { 1 };
+        }
+    }
+
+    /// R rows × A vectors, each summed in U parts: a lone vector would wait for its own last sum.
+    ///
+    /// # Safety
+    /// As [`rows`]; the group has A vectors.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    #[expect(clippy::needless_range_loop, reason = "row and vector numbers name registers")]
+    unsafe fn tile<const R: usize, const A: usize, const U: usize>(
+        group: &[&Product<'_>],
+        panel: &[u32],
+        row: usize,
+    ) {
+        let term = &group[0].terms[0];
+        let inner = term.source.inner();
+        let (quads, whole) = (inner.div_ceil(4), inner / 4);
+        let x = &term.x[row * term.stride..];
+        assert!((R - 1) * term.stride + inner <= x.len() && panel.len() == A * quads * 16);
+        // SAFETY: R rows of x and A panels have as many quads (asserted); rows of the sinks exist (the caller's promise).
+        unsafe {
+            let load = |v: usize, q: usize| panel.as_ptr().add((v * quads + q) * 16);
+            let mut sums = [[[_mm512_setzero_ps(); U]; A]; R];
+            let mut q = 0;
+            while q + U <= whole {
+                for u in 0..U {
+                    let mut b = [_mm512_setzero_si512(); A];
+                    for v in 0..A {
+                        b[v] = _mm512_loadu_si512(load(v, q + u).cast());
+                    }
+                    for r in 0..R {
+                        let a = x.as_ptr().add(r * term.stride + 4 * (q + u)).cast::<i64>();
+                        let a = _mm512_set1_epi64(a.read_unaligned());
+                        for v in 0..A {
+                            let (a, b): (__m512bh, __m512bh) = (transmute(a), transmute(b[v]));
+                            sums[r][v][u] = _mm512_dpbf16_ps(sums[r][v][u], a, b);
+                        }
+                    }
+                }
+                q += U;
+            }
+            while q < quads {
+                for r in 0..R {
+                    let from = &x[r * term.stride..][..inner][4 * q..];
+                    let mut quad = [bf16::ZERO; 4];
+                    quad[..from.len().min(4)].copy_from_slice(&from[..from.len().min(4)]);
+                    let a = _mm512_set1_epi64(transmute::<[bf16; 4], i64>(quad));
+                    for v in 0..A {
+                        let b = _mm512_loadu_si512(load(v, q).cast());
+                        let (a, b): (__m512bh, __m512bh) = (transmute(a), transmute(b));
+                        sums[r][v][0] = _mm512_dpbf16_ps(sums[r][v][0], a, b);
+                    }
+                }
+                q += 1;
+            }
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15);
+            let mut targets = [(std::ptr::null_mut::<bf16>(), 0, 0u8); A];
+            let all = group.iter().flat_map(|p| (0..p.columns).step_by(LANES).map(move |c| (p, c)));
+            for ((p, first), to) in all.zip(&mut targets) {
+                let Sink::Bf16 { y, .. } = &p.sink else { continue };
+                let mask = 0xff >> (LANES - (p.columns - first).min(LANES));
+                *to = (y.base().wrapping_add(row * p.columns + first), p.columns, mask);
+            }
+            for r in 0..R {
+                for v in 0..A {
+                    let mut all = sums[r][v][0];
+                    for u in 1..U {
+                        all = _mm512_add_ps(all, sums[r][v][u]);
+                    }
+                    let (a, b) =
+                        (_mm512_permutexvar_ps(even, all), _mm512_permutexvar_ps(odd, all));
+                    let sum: __m256i = transmute(_mm512_cvtneps_pbh(_mm512_add_ps(a, b)));
+                    let (y, columns, mask) = targets[v];
+                    let at = y.wrapping_add(r * columns).cast();
+                    _mm_mask_storeu_epi16(at, mask, _mm256_castsi256_si128(sum));
+                }
+            }
+        }
+    }
+}
