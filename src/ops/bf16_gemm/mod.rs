@@ -16,6 +16,8 @@
 //!
 //! An element is summed by one thread in one order, and work is cut by shape: results do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod epilogue;
 mod few;
 mod kernel;
 mod narrow;

@@ -22,7 +22,9 @@ pub(super) fn applies(p: &Product<'_>) -> bool {
     p.rows <= MOST
         && p.columns >= COLUMNS
         && p.terms.len() == 1
-        && p.terms.iter().all(|t| !t.source.transposed && matches!(t.source.stored, Stored::Bf16(_)))
+        && p.terms
+            .iter()
+            .all(|t| !t.source.transposed && matches!(t.source.stored, Stored::Bf16(_)))
 }
 
 /// Runs products that [`applies`] to.
@@ -156,9 +158,10 @@ mod x86 {
                 }
             }
             // Lanes of the two vectors, the second's from 16 on, in the order of their columns.
-            let halves = [[0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23], [
-                8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31,
-            ]];
+            let halves = [
+                [0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23],
+                [8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31],
+            ];
             for r in 0..R {
                 for (half, to) in halves.iter().zip(to[r].chunks_exact_mut(16)) {
                     let order = _mm512_loadu_si512(half.as_ptr().cast::<i32>().cast());

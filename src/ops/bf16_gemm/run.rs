@@ -1,11 +1,11 @@
 //! Cutting products into tasks: a panel of columns by a range of rows.
 
 use super::few;
-use super::{narrow, outer};
 use super::kernel::{self, Ahead, ROWS, Segment, Tiles};
 use super::panel;
 use super::sink::Sink;
 use super::source::{self, Source};
+use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
 use crate::ops::spread::spread;
@@ -64,7 +64,8 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         return Ok(());
     }
     let (outer, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| outer::applies(p));
-    let (narrow, products): (Vec<_>, Vec<_>) = products.into_iter().partition(|p| narrow::applies(p));
+    let (narrow, products): (Vec<_>, Vec<_>) =
+        products.into_iter().partition(|p| narrow::applies(p));
     // SAFETY: as above.
     unsafe {
         outer::run(&outer);
@@ -72,7 +73,9 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
     }
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
     tasks.sort_by_key(|(p, _, columns, rows)| {
-        Reverse(p.terms.iter().map(|t| t.source.inner()).sum::<usize>() * columns.len() * rows.len())
+        Reverse(
+            p.terms.iter().map(|t| t.source.inner()).sum::<usize>() * columns.len() * rows.len(),
+        )
     });
     spread(&tasks, |(p, vectors, columns, rows)| match vectors {
         1 => panel_task::<1>(p, columns.clone(), rows.clone()),
