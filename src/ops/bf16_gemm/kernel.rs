@@ -133,17 +133,17 @@ mod x86 {
             assert!(s.at + s.pairs * V * 16 <= t.panel.len(), "a part outside the panel");
         }
         assert!(t.range.end <= t.rows && t.first_column + t.width <= t.columns, "outside the sink");
-        let tiles = t.range.len().div_ceil(ROWS[V]).max(1);
+        let pairs: usize = t.segments.iter().map(|s| s.pairs).sum();
+        let mut lines = Lines::new(t.ahead, pairs * t.range.len().div_ceil(ROWS[V]));
         let mut row = t.range.start;
         while row < t.range.end {
             let left = t.range.end - row;
-            fetch(&t.ahead, (row - t.range.start) / ROWS[V], tiles);
             // SAFETY: these rows exist in every x (asserted); the rest is the caller's promise.
             unsafe {
                 macro_rules! by_rows {
                     ($($r:literal)*) => {
                         match left.min(ROWS[V]) {
-                            $($r if V * $r <= 24 => tile::<$r, V>(t, row),)*
+                            $($r if V * $r <= 24 => tile::<$r, V>(t, row, &mut lines),)*
                             _ => {}
                         }
                     };
@@ -154,24 +154,35 @@ mod x86 {
         }
     }
 
-    /// Asks for part `i` of `parts` of what is ahead.
-    #[inline]
-    fn fetch(ahead: &Ahead, i: usize, parts: usize) {
-        const LINE: usize = 64;
-        // A piece that is no whole number of lines reaches into one more.
-        let lines = ahead.bytes.div_ceil(LINE) + usize::from(!ahead.bytes.is_multiple_of(LINE));
-        let all = lines * ahead.rows;
-        let (mut row, mut line) = match lines {
-            0 => return,
-            _ => (all * i / parts / lines, all * i / parts % lines),
-        };
-        for _ in all * i / parts..all * (i + 1) / parts {
-            let at = ahead.start.wrapping_add(row * ahead.stride + line * LINE);
+    /// The cache lines of what is ahead, asked for one by one.
+    struct Lines {
+        ahead: Ahead,
+        at: *const u8,
+        /// Pairs from one to the next.
+        apart: usize,
+    }
+
+    impl Lines {
+        const BYTES: usize = 64;
+
+        /// Evenly over so many pairs.
+        fn new(ahead: Ahead, pairs: usize) -> Self {
+            let lines = ahead.rows * (ahead.bytes / Self::BYTES + 1);
+            Self { ahead, at: ahead.start, apart: (pairs / lines.max(1)).clamp(4, 64) }
+        }
+
+        #[inline]
+        fn ask(&mut self) {
+            let Ahead { start, rows, bytes, stride } = self.ahead;
+            if rows == 0 {
+                return;
+            }
             // SAFETY: asking for an address that nobody may read does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-            line += 1;
-            if line == lines {
-                (row, line) = (row + 1, 0);
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
+            self.at = self.at.wrapping_add(Self::BYTES);
+            if self.at as usize & !(Self::BYTES - 1) >= start as usize + bytes {
+                self.at = start.wrapping_add(stride);
+                self.ahead = Ahead { start: self.at, rows: rows - 1, bytes, stride };
             }
         }
     }
@@ -190,22 +201,29 @@ mod x86 {
         stride: usize,
         panel: *const u32,
         pairs: usize,
+        lines: &mut Lines,
     ) -> [[__m512; V]; R] {
-        for p in 0..pairs {
-            // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
-            unsafe {
-                let mut b = [_mm512_setzero_si512(); V];
-                for (v, b) in b.iter_mut().enumerate() {
-                    *b = _mm512_loadu_si512(panel.add((p * V + v) * 16).cast());
-                }
-                for r in 0..R {
-                    let pair = x.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
-                    let a = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
-                    for v in 0..V {
-                        let b = transmute::<__m512i, __m512bh>(b[v]);
-                        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], a, b);
+        let mut p = 0;
+        while p < pairs {
+            lines.ask();
+            let end = (p + lines.apart).min(pairs);
+            while p < end {
+                // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
+                unsafe {
+                    let mut b = [_mm512_setzero_si512(); V];
+                    for (v, b) in b.iter_mut().enumerate() {
+                        *b = _mm512_loadu_si512(panel.add((p * V + v) * 16).cast());
+                    }
+                    for r in 0..R {
+                        let pair = x.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
+                        let a = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
+                        for v in 0..V {
+                            let b = transmute::<__m512i, __m512bh>(b[v]);
+                            sums[r][v] = _mm512_dpbf16_ps(sums[r][v], a, b);
+                        }
                     }
                 }
+                p += 1;
             }
         }
         sums
@@ -213,7 +231,11 @@ mod x86 {
 
     /// R rows × V vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize) {
+    unsafe fn tile<const R: usize, const V: usize>(
+        t: &Tiles<'_>,
+        row: usize,
+        lines: &mut Lines,
+    ) {
         // SAFETY: `run` checked the rows of x and the panel; masks keep to the columns of the panel that are stored.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -227,7 +249,7 @@ mod x86 {
             }
             for s in t.segments {
                 let (x, panel) = (s.x.as_ptr().add(row * s.stride), t.panel.as_ptr().add(s.at));
-                sums = multiply::<R, V>(sums, x, s.stride, panel, s.pairs);
+                sums = multiply::<R, V>(sums, x, s.stride, panel, s.pairs, lines);
             }
             if !t.last {
                 each_row!(r of R {

@@ -136,9 +136,10 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The first weight of the columns after these: the next task of this thread as long as no other takes it.
+/// The first weight of the columns that this thread will most likely take next: other threads take those in between.
 fn ahead(p: &Product<'_>, columns: Range<usize>) -> Ahead {
-    let next = columns.end..(columns.end + columns.len()).min(p.columns);
+    let next = (columns.start + rayon::current_num_threads() * columns.len()).min(p.columns);
+    let next = next..(next + columns.len()).min(p.columns);
     match p.terms.first() {
         Some(term) if !next.is_empty() => term.source.place(next),
         _ => Ahead::NOTHING,

@@ -58,9 +58,10 @@ impl<'a> Source<'a> {
             (columns.start, columns.len(), self.rows)
         };
         let (start, bytes, stride) = match self.stored {
+            Stored::Bf16(v) => (v.as_ptr().wrapping_add(first).cast(), 2 * len, 2 * self.cols),
             Stored::Nf4(q) => (q.packed.as_ptr().wrapping_add(first / 2), len / 2, self.cols / 2),
-            // Laying out bf16 is bound by memory either way, and adapters are near already.
-            Stored::Bf16(_) | Stored::F32(..) => return Ahead::NOTHING,
+            // Adapters are small and near already.
+            Stored::F32(..) => return Ahead::NOTHING,
         };
         Ahead { start, rows, bytes, stride }
     }
