@@ -6,6 +6,8 @@
 //!
 //! Hu et al. 2021, arXiv:2106.09685 · PEFT 0.21 `tuners/lora/layer.py`
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::dropout::{self, Mask};
 use super::linear::Even;
@@ -270,6 +272,12 @@ fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
     let stride = n.next_multiple_of(2);
     let mut out = cx.alloc_operand(&[stride, r])?; // (R, stride) in truth: rows count tokens for the pool
     let (to, from) = (out.bf16_mut()?, u.bf16()?);
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_products() {
+        // SAFETY: a context has bf16 products only where the processor has the instructions.
+        unsafe { avx512::transpose_narrow(to, from, r) };
+        return Ok(out);
+    }
     for (j, to) in to.chunks_mut(stride).enumerate() {
         to[n..].fill(bf16::ZERO);
         to.iter_mut().zip(from[j..].iter().step_by(r)).for_each(|(to, from)| *to = *from);

@@ -119,10 +119,66 @@ pub(super) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
+/// to (r, even n) = fromᵀ for from (n, r); the last column of an odd n becomes zero.
+///
+/// Words of two neighbouring rows are transposed, 16 by 16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn transpose_narrow(to: &mut [bf16], from: &[bf16], r: usize) {
+    let n = from.len() / r;
+    let stride = n.next_multiple_of(2);
+    assert!(from.len() == n * r && to.len() == stride * r);
+    for first in (0..r).step_by(VECTOR) {
+        let count = (r - first).min(VECTOR);
+        let mask = lanes(r, first);
+        for row in (0..n).step_by(2 * VECTOR) {
+            let mut words = [_mm512_setzero_si512(); 16];
+            for (i, word) in words.iter_mut().enumerate() {
+                let row = row + 2 * i;
+                let (even, odd) =
+                    (if row < n { mask } else { 0 }, if row + 1 < n { mask } else { 0 });
+                let at = from.as_ptr().wrapping_add(row * r + first);
+                // SAFETY: masks keep to rows that exist and their columns.
+                let (even, odd) = unsafe {
+                    let odd = _mm256_maskz_loadu_epi16(odd, at.wrapping_add(r).cast());
+                    (_mm256_maskz_loadu_epi16(even, at.cast()), odd)
+                };
+                let odd = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
+                *word = _mm512_or_si512(_mm512_cvtepu16_epi32(even), odd);
+            }
+            let pairs = lanes(stride / 2, row / 2);
+            for (j, column) in transpose(words).into_iter().enumerate().take(count) {
+                let at = to.as_mut_ptr().wrapping_add((first + j) * stride + row);
+                // SAFETY: the mask keeps to the pairs of the row.
+                unsafe { _mm512_mask_storeu_epi32(at.cast(), pairs, column) };
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::bf16_gemm;
+
+    #[test]
+    fn a_narrow_matrix_is_transposed() {
+        if !bf16_gemm::available().unwrap() {
+            return;
+        }
+        for (n, r) in [(1, 1), (2, 8), (31, 8), (64, 16), (65, 17), (100, 3), (33, 64)] {
+            let from: Vec<_> = (0..n * r).map(|i| bf16::from_bits(i as u16 + 1)).collect();
+            let stride = n + n % 2;
+            let mut to = vec![bf16::NAN; stride * r];
+            // SAFETY: the processor has the instructions.
+            unsafe { transpose_narrow(&mut to, &from, r) };
+            let at = |j, i| if i < n { from[i * r + j] } else { bf16::ZERO };
+            let wanted: Vec<_> = (0..r)
+                .flat_map(|j| (0..stride).map(move |i| (j, i)))
+                .map(|(j, i)| at(j, i))
+                .collect();
+            assert_eq!(to, wanted, "{n} x {r}");
+        }
+    }
 
     #[test]
     fn exp2_is_close_and_vanishes_far_below() {

@@ -231,11 +231,7 @@ mod x86 {
 
     /// R rows × V vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn tile<const R: usize, const V: usize>(
-        t: &Tiles<'_>,
-        row: usize,
-        lines: &mut Lines,
-    ) {
+    unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize, lines: &mut Lines) {
         // SAFETY: `run` checked the rows of x and the panel; masks keep to the columns of the panel that are stored.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; R];

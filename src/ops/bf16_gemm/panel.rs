@@ -45,8 +45,13 @@ fn of_rows<const V: usize>(
             stored => {
                 scratch.clear();
                 scratch.resize(16 * words, bf16::ZERO);
-                for (row, to) in rows.zip(scratch.chunks_mut(words)) {
-                    stored.read(row * k + first, &mut to[..width]);
+                if width == k && width == words {
+                    // Whole rows, as a low rank's are, lie one after the other.
+                    stored.read(rows.start * k, &mut scratch[..rows.len() * k]);
+                } else {
+                    for (row, to) in rows.zip(scratch.chunks_mut(words)) {
+                        stored.read(row * k + first, &mut to[..width]);
+                    }
                 }
                 transpose::<V>(&mut panel[v * 16..], scratch, words, pairs.len());
             }
