@@ -42,7 +42,7 @@ impl Factor {
     }
 }
 
-/// Two terms of a weight (out, k) and a factor (out, r), or of their transposes, against plain sums.
+/// Two terms of a weight (out, k) and a factor (out, r), or of their transposes, against plain sums; one term where r is 0.
 fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
     let cx = Cx::cpu(DType::BF16, 2).unwrap();
     let shape = |inner: usize| if transposed { (out, inner) } else { (inner, out) };
@@ -50,7 +50,8 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
     let kinds = [kind, "f32"];
     let strides = [k.next_multiple_of(2) + 2, r.next_multiple_of(2)];
     let xs = [0, 1].map(|t| narrow(&noise(n * strides[t], t)));
-    let terms: Vec<_> = (0..2)
+    let count = if r == 0 { 1 } else { 2 };
+    let terms: Vec<_> = (0..count)
         .map(|t| {
             let f = &factors[t];
             let side = if transposed { Source::rows } else { Source::columns };
@@ -59,7 +60,7 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
         })
         .collect();
     let mut want = vec![0f64; n * out];
-    for t in 0..2 {
+    for t in 0..count {
         let (f, inner) = (&factors[t], [k, r][t]);
         let values: Vec<f64> = (0..f.rows * f.cols).map(|i| f.value(kinds[t], i)).collect();
         for (i, want) in want.iter_mut().enumerate() {
@@ -69,10 +70,10 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
             *want += (0..inner).map(sum).sum::<f64>();
         }
     }
+    let terms = &terms[..];
     let what = format!("{kind}, transposed {transposed}, {n} x ({k} + {r}) x {out}");
     let limit = 1e-5 * (k + r) as f64;
-    let product =
-        |sink: Sink<'_>| run(&cx, &[Product { rows: n, columns: out, terms: &terms, sink }]);
+    let product = |sink: Sink<'_>| run(&cx, &[Product { rows: n, columns: out, terms, sink }]);
 
     let mut c = vec![0.5f32; n * out];
     product(Sink::f32(&mut c, true, 2.0)).unwrap();
@@ -124,6 +125,78 @@ fn odd_shapes_are_the_plain_sums() {
             }
         }
     }
+}
+
+/// What [`super::narrow`] and [`super::outer`] take, and what is just beyond.
+#[test]
+fn single_terms_of_few_columns_or_rows_are_the_plain_sums() {
+    if !available().unwrap() {
+        return;
+    }
+    let narrow = [
+        [8, 4, 0, 8],
+        [65, 576, 0, 8],
+        [70, 33, 0, 16],
+        [9, 7, 0, 3],
+        [130, 96, 0, 11],
+        [5, 40, 0, 17],
+    ];
+    let outer = [
+        [8, 512, 0, 96],
+        [1, 3, 0, 32],
+        [16, 77, 0, 577],
+        [7, 100, 0, 45],
+        [13, 9, 0, 200],
+        [17, 20, 0, 64],
+    ];
+    for shape in narrow.into_iter().chain(outer) {
+        for transposed in [true, false] {
+            for kind in ["bf16", "nf4", "f32"] {
+                check(kind, transposed, shape);
+            }
+        }
+    }
+}
+
+/// y (rows, 8) in bf16 of products that share x, of a product with another x, and of a wide one, all at once.
+#[test]
+fn products_of_all_kinds_run_together() {
+    if !available().unwrap() {
+        return;
+    }
+    let (n, k) = (75, 70);
+    let cx = Cx::cpu(DType::BF16, 2).unwrap();
+    let (x, other) = (narrow(&noise(n * k, 1)), narrow(&noise(n * k, 2)));
+    let widths = [8, 3, 8, 16, 8, 100];
+    let factors = widths.map(|out| Factor::new(out, k));
+    let xs = [&x, &x, &x, &x, &other, &x];
+    let terms: Vec<_> = factors
+        .iter()
+        .zip(xs)
+        .map(|(f, x)| [Term { x, stride: k, source: Source::rows(f.stored("f32"), f.rows, k) }])
+        .collect();
+    let alone: Vec<_> = terms
+        .iter()
+        .zip(widths)
+        .map(|(terms, out)| {
+            let mut y = vec![bf16::NAN; n * out];
+            let sink = Sink::bf16(&mut y, None, None);
+            run(&cx, &[Product { rows: n, columns: out, terms, sink }]).unwrap();
+            y
+        })
+        .collect();
+    let mut together = widths.map(|out| vec![bf16::NAN; n * out]);
+    let products: Vec<_> = together
+        .iter_mut()
+        .zip(terms.iter().zip(widths))
+        .map(|(y, (terms, out))| {
+            let sink = Sink::bf16(y, None, None);
+            Product { rows: n, columns: out, terms, sink }
+        })
+        .collect();
+    run(&cx, &products).unwrap();
+    drop(products);
+    assert_eq!(together.to_vec(), alone);
 }
 
 #[test]
