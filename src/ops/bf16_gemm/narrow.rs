@@ -161,6 +161,20 @@ mod x86 {
         }
     }
 
+    /// sum + a·b of pairs.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn multiply(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: vectors of 64 bytes under two names.
+        unsafe {
+            _mm512_dpbf16_ps(
+                sum,
+                transmute::<__m512i, __m512bh>(a),
+                transmute::<__m512i, __m512bh>(b),
+            )
+        }
+    }
+
     /// R rows × A vectors, each summed in U parts: a lone vector would wait for its own last sum.
     ///
     /// # Safety
@@ -192,8 +206,7 @@ mod x86 {
                         let a = x.as_ptr().add(r * term.stride + 4 * (q + u)).cast::<i64>();
                         let a = _mm512_set1_epi64(a.read_unaligned());
                         for v in 0..A {
-                            let (a, b): (__m512bh, __m512bh) = (transmute(a), transmute(b[v]));
-                            sums[r][v][u] = _mm512_dpbf16_ps(sums[r][v][u], a, b);
+                            sums[r][v][u] = multiply(sums[r][v][u], a, b[v]);
                         }
                     }
                 }
@@ -207,8 +220,7 @@ mod x86 {
                     let a = _mm512_set1_epi64(transmute::<[bf16; 4], i64>(quad));
                     for v in 0..A {
                         let b = _mm512_loadu_si512(load(v, q).cast());
-                        let (a, b): (__m512bh, __m512bh) = (transmute(a), transmute(b));
-                        sums[r][v][0] = _mm512_dpbf16_ps(sums[r][v][0], a, b);
+                        sums[r][v][0] = multiply(sums[r][v][0], a, b);
                     }
                 }
                 q += 1;
