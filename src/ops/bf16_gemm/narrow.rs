@@ -70,28 +70,29 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
         return;
     }
     let quads = |p: &Product<'_>| p.terms[0].source.inner().div_ceil(4);
-    PANELS.with_borrow_mut(|(panels, scratch)| {
-        let panels = panels.take::<u32>(products.iter().map(|p| vectors(p) * quads(p) * 16).sum());
-        let (mut tasks, mut at) = (Vec::new(), 0);
-        for group in groups(products) {
-            let start = at;
-            for p in group {
-                let len = quads(p) * 16;
-                for first in (0..p.columns).step_by(LANES) {
-                    lay_out(&mut panels[at..at + len], &p.terms[0].source, first, scratch);
-                    at += len;
-                }
+    // Taken, not borrowed: while this thread waits for the others it may come here again.
+    let (mut kept, mut scratch) = PANELS.take();
+    let panels = kept.take::<u32>(products.iter().map(|p| vectors(p) * quads(p) * 16).sum());
+    let (mut tasks, mut at) = (Vec::new(), 0);
+    for group in groups(products) {
+        let start = at;
+        for p in group {
+            let len = quads(p) * 16;
+            for first in (0..p.columns).step_by(LANES) {
+                lay_out(&mut panels[at..at + len], &p.terms[0].source, first, &mut scratch);
+                at += len;
             }
-            let rows = (0..group[0].rows).step_by(TASK);
-            tasks.extend(rows.map(|row| (group, start..at, row)));
         }
-        let panels = &*panels;
-        spread(&tasks, |(group, panel, row)| {
-            let rows = *row..(row + TASK).min(group[0].rows);
-            // SAFETY: the caller's promise; tasks differ in their products or rows.
-            unsafe { x86::rows(group, &panels[panel.clone()], rows) };
-        });
+        let rows = (0..group[0].rows).step_by(TASK);
+        tasks.extend(rows.map(|row| (group, start..at, row)));
+    }
+    let panels = &*panels;
+    spread(&tasks, |(group, panel, row)| {
+        let rows = *row..(row + TASK).min(group[0].rows);
+        // SAFETY: the caller's promise; tasks differ in their products or rows.
+        unsafe { x86::rows(group, &panels[panel.clone()], rows) };
     });
+    PANELS.set((kept, scratch));
 }
 
 #[cfg(not(target_arch = "x86_64"))]

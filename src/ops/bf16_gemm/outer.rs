@@ -5,7 +5,6 @@
 //! give the columns 0–3, 8–11, 16–19, 24–27 and those between, which are put in order in the end.
 
 use super::run::Product;
-use super::sink::Sink;
 use super::source::Stored;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::spread::spread;
@@ -50,7 +49,8 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{COLUMNS, Product, ROWS, Sink, Stored};
+    use super::{COLUMNS, Product, ROWS, Stored};
+    use crate::ops::bf16_gemm::sink::Sink;
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
