@@ -145,9 +145,11 @@ pub fn verify(dir: &Path) -> Result<BTreeSet<String>, Fault> {
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|e| format!("its manifest.json is no manifest: {e}"))?;
     if manifest.version != VERSION {
-        return Err(
-            format!("its manifest has version {}, this vft knows 1", manifest.version).into()
-        );
+        return Err(format!(
+            "its manifest has version {}, this vft knows {VERSION}",
+            manifest.version
+        )
+        .into());
     }
     if let Some(run) = &manifest.run {
         let sums = manifest.run_sha256.as_deref().map_or("{}", RawValue::get);

@@ -14,6 +14,10 @@
 //!   x: R ──▶ │ Σ Σ Σ Σ Σ Σ Σ Σ Σ Σ Σ  │ ──▶ sink
 //! ```
 //!
+//! Sums stay in registers until the sink has them (`epilogue.rs`), and while a tile is computed the weights of the next panel are
+//! asked for. Where a panel would serve a single tile others do the work: `narrow.rs` products of up to 16 columns, `outer.rs` those
+//! of up to 16 rows with a matrix seen by its columns, `few.rs` up to four rows with one seen by its rows.
+//!
 //! An element is summed by one thread in one order, and work is cut by shape: results do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! AWS: the interruption notice of a spot instance, behind a token of the session (IMDSv2).
+//! AWS: the interruption notice of a spot instance, behind a token that is asked for first (IMDSv2).
 
 use super::metadata::Metadata;
 use serde_json::Value;

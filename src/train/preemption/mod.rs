@@ -36,7 +36,7 @@ const SHOWN: usize = 120;
 pub struct Source {
     asked: Preemption,
     metadata: Metadata,
-    /// AWS' token of the session.
+    /// AWS' token, asked for first (IMDSv2).
     token: Option<String>,
 }
 
