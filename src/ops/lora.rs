@@ -266,11 +266,10 @@ fn in_bf16(cx: &Cx, adapters: Vec<(Seen<'_>, Gradients<'_>)>) -> Result<()> {
     bf16_gemm::run(cx, &products)
 }
 
-/// uᵀ (R, N) in rows of an even length.
+/// uᵀ (R, N) in rows of an even length, where products run in bf16.
 fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
     let (n, r, u) = (u.rows(), u.cols(), cx.operand(u)?);
-    let stride = n.next_multiple_of(2);
-    let mut out = cx.alloc_operand(&[stride, r])?; // (R, stride) in truth: rows count tokens for the pool
+    let mut out = cx.alloc_operand(&[n.next_multiple_of(2), r])?; // (R, stride) in truth: rows count tokens for the pool
     let (to, from) = (out.bf16_mut()?, u.bf16()?);
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_products() {
@@ -278,9 +277,5 @@ fn transposed(cx: &Cx, u: &Buf) -> Result<Buf> {
         unsafe { avx512::transpose_narrow(to, from, r) };
         return Ok(out);
     }
-    for (j, to) in to.chunks_mut(stride).enumerate() {
-        to[n..].fill(bf16::ZERO);
-        to.iter_mut().zip(from[j..].iter().step_by(r)).for_each(|(to, from)| *to = *from);
-    }
-    Ok(out)
+    bail!("{} values of a low rank and {} of its transpose: no bf16 here", from.len(), to.len());
 }

@@ -32,6 +32,7 @@ pub(super) unsafe fn put<const R: usize, const V: usize>(
     row: usize,
     sums: [[__m512; V]; R],
 ) {
+    const { assert!(R <= 8, "`each_row` has eight rows") };
     // SAFETY: masks keep to the columns of the panel that are stored; the rest is the caller's promise.
     unsafe {
         let mut masks = [0; V];

@@ -165,7 +165,7 @@ mod x86 {
     impl Lines {
         const BYTES: usize = 64;
 
-        /// Evenly over so many pairs.
+        /// Over so many pairs, evenly as far as they suffice.
         fn new(ahead: Ahead, pairs: usize) -> Self {
             let lines = ahead.rows * (ahead.bytes / Self::BYTES + 1);
             Self { ahead, at: ahead.start, apart: (pairs / lines.max(1)).clamp(4, 64) }

@@ -49,7 +49,7 @@ pub struct Product<'a> {
     pub sink: Sink<'a>,
 }
 
-/// Runs products that write apart from each other, all at once on rayon's current threads.
+/// Runs products that write apart from each other on rayon's current threads: all of a kind at once.
 ///
 /// # Errors
 /// When shapes disagree or the processor lacks the instructions.

@@ -100,6 +100,11 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
         let want = want + f64::from(bias[i % out]) + residual[i].to_f64();
         assert!((y[i].to_f64() - want).abs() < want.abs() / 250.0 + limit, "{what}, bf16 sink");
     }
+    let mut y = vec![bf16::NAN; n * out];
+    product(Sink::bf16(&mut y, None, None)).unwrap();
+    for (y, want) in y.iter().zip(&want) {
+        assert!((y.to_f64() - want).abs() < want.abs() / 250.0 + limit, "{what}, plain bf16 sink");
+    }
 }
 
 #[test]
@@ -133,6 +138,7 @@ fn single_terms_of_few_columns_or_rows_are_the_plain_sums() {
     if !available().unwrap() {
         return;
     }
+    // The last: its panels are laid out by all threads.
     let narrow = [
         [8, 4, 0, 8],
         [65, 576, 0, 8],
@@ -140,6 +146,7 @@ fn single_terms_of_few_columns_or_rows_are_the_plain_sums() {
         [9, 7, 0, 3],
         [130, 96, 0, 11],
         [5, 40, 0, 17],
+        [20, 9000, 0, 9],
     ];
     let outer = [
         [8, 512, 0, 96],
@@ -204,19 +211,23 @@ fn bits_do_not_depend_on_threads() {
     if !available().unwrap() {
         return;
     }
-    let (n, k, out) = (70, 200, 100);
-    let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(out, k));
-    let product = |threads: usize| {
-        let cx = Cx::cpu(DType::BF16, threads).unwrap();
-        let terms = [Term { x: &x, stride: k, source: Source::rows(w.stored("bf16"), out, k) }];
-        let mut c = vec![0.0; n * out];
-        let sink = Sink::f32(&mut c, false, 1.0);
-        cx.install(|| run(&cx, &[Product { rows: n, columns: out, terms: &terms, sink }])).unwrap();
-        c
-    };
-    let one = product(1);
-    for threads in [2, 3, 7] {
-        assert_eq!(product(threads), one, "{threads} threads");
+    // A panel's, a narrow and an outer one.
+    for [n, k, out] in [[70, 200, 100], [700, 200, 8], [8, 700, 200]] {
+        let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(k, out));
+        let product = |threads: usize| {
+            let cx = Cx::cpu(DType::BF16, threads).unwrap();
+            let source = Source::columns(w.stored("bf16"), k, out);
+            let terms = [Term { x: &x, stride: k, source }];
+            let mut y = vec![bf16::NAN; n * out];
+            let sink = Sink::bf16(&mut y, None, None);
+            cx.install(|| run(&cx, &[Product { rows: n, columns: out, terms: &terms, sink }]))
+                .unwrap();
+            y
+        };
+        let one = product(1);
+        for threads in [2, 3, 7] {
+            assert_eq!(product(threads), one, "{n} x {k} x {out}, {threads} threads");
+        }
     }
 }
 
