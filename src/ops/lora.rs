@@ -15,7 +15,6 @@ use super::matmul::{Into, View, ViewMut, matmul};
 use super::{Buf, Cx};
 use crate::gpu::{Add, Matrix, Memory};
 use candle_core::{DType, Result, bail};
-use half::bf16;
 
 /// A matrix that trains, as part of a larger array.
 #[derive(Debug, Clone, Copy)]
