@@ -14,7 +14,7 @@ const MOST: usize = 16;
 const COLUMNS: usize = 32;
 const TASK: usize = 192;
 /// Pairs of the inner dimension that a task's columns go over together: what they share of cache lines and pages stays near.
-const PAIRS: usize = 128;
+const PAIRS: usize = 512;
 
 /// Whether the product is one for this file.
 pub(super) fn applies(p: &Product<'_>) -> bool {
@@ -101,10 +101,12 @@ mod x86 {
         }
     }
 
-    /// Adds some pairs to the sums of R rows from `row` and 32 columns from `first` on; returns R.
+    /// Adds some pairs to the sums of R rows from `row` and 32 columns from `first` on; returns R. Not inlined, it keeps them in
+    /// registers.
     ///
     /// # Safety
     /// As [`columns`]; the rows and the pairs exist.
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     #[expect(clippy::needless_range_loop, reason = "row numbers name registers")]
     unsafe fn pass<const R: usize>(
@@ -121,7 +123,10 @@ mod x86 {
         let x = term.x[row * term.stride..].as_ptr();
         let start = values.as_ptr().wrapping_add(first);
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        sums.copy_from_slice(&kept[..R]);
+        let kept = &mut kept[..R];
+        for r in 0..R {
+            (sums[r][0], sums[r][1]) = (kept[r][0], kept[r][1]);
+        }
         for pair in pairs {
             let at = start.wrapping_add(2 * pair * width);
             // SAFETY: the matrix has `inner` rows, masked to its columns; x has as many elements a row, one more where that is odd.
@@ -141,7 +146,9 @@ mod x86 {
                 }
             }
         }
-        kept[..R].copy_from_slice(&sums);
+        for r in 0..R {
+            (kept[r][0], kept[r][1]) = (sums[r][0], sums[r][1]);
+        }
         R
     }
 

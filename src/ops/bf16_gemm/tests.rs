@@ -155,6 +155,7 @@ fn single_terms_of_few_columns_or_rows_are_the_plain_sums() {
         [7, 100, 0, 45],
         [13, 9, 0, 200],
         [17, 20, 0, 64],
+        [9, 1500, 0, 70],
     ];
     for shape in narrow.into_iter().chain(outer) {
         for transposed in [true, false] {
@@ -212,7 +213,7 @@ fn bits_do_not_depend_on_threads() {
         return;
     }
     // A panel's, a narrow and an outer one.
-    for [n, k, out] in [[70, 200, 100], [700, 200, 8], [8, 700, 200]] {
+    for [n, k, out] in [[70, 200, 100], [700, 200, 8], [8, 2100, 200]] {
         let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(k, out));
         let product = |threads: usize| {
             let cx = Cx::cpu(DType::BF16, threads).unwrap();
