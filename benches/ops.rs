@@ -110,10 +110,10 @@ fn rms_norm_forward(bencher: Bencher<'_, '_>, dtype: DType) {
 #[divan::bench(args = DTYPES)]
 fn rms_norm_backward(bencher: Bencher<'_, '_>, dtype: DType) {
     let cx = cx(dtype);
-    let (x, dy, mut dx) = (buf(&cx, N, C), buf(&cx, N, C), buf(&cx, N, C));
+    let (x, mut dy, mut dx) = (buf(&cx, N, C), buf(&cx, N, C), buf(&cx, N, C));
     let g = Vector::new(&cx, noise(C)).unwrap();
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
-    timed(bencher, N * C, || rms_norm::backward(&cx, &dy, &x, &g, &r, &mut dx).unwrap());
+    timed(bencher, N * C, || rms_norm::backward(&cx, &mut dy, &x, &g, &r, &mut dx).unwrap());
 }
 
 #[divan::bench(args = DTYPES)]
@@ -123,7 +123,7 @@ fn rope_rotate(bencher: Bencher<'_, '_>, dtype: DType) {
     let positions = Mirror::new(&cx, (0..N as u32).collect::<Vec<_>>()).unwrap();
     let mut x = buf(&cx, N, C);
     timed(bencher, N * C, || {
-        rope::rotate(&cx, &mut x, &table, &positions, Turn::Forward).unwrap();
+        rope::rotate(&cx, [&mut x], &table, &positions, Turn::Forward).unwrap();
     });
 }
 

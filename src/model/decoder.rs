@@ -107,7 +107,7 @@ impl Decoder {
         let nll = self.head_pass(pass, arena, &h, labels, Some(&mut dh))?;
         drop(h);
         let mut dx = cx.zeros(x.shape())?;
-        rms_norm::backward(cx, &dh, &x, &self.norm, &r, &mut dx)?;
+        rms_norm::backward(cx, &mut dh, &x, &self.norm, &r, &mut dx)?;
         drop((dh, x));
         for (i, (layer, s)) in self.layers.iter().zip(saved).enumerate().rev() {
             match layer.backward(pass, arena, s, dx, i == 0)? {

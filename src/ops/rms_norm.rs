@@ -1,10 +1,12 @@
 //! RMSNorm: y = x·r·g with r = 1/√(mean(x²) + ε) per token.
 //!
-//! x, y: (N, C), g: (C) f32, r: (N) f32. Backward: dx += r·(dy⊙g) − x·r³/C·Σ(dy⊙g⊙x).
+//! x, y: (N, C), g: (C) f32, r: (N) f32. Backward: dx += r·(dy⊙g) − x·r³/C·Σ(dy⊙g⊙x),
+//! and y once more, over dy, for the layers that it went into.
 //! Zhang & Sennrich 2019, arXiv:1910.07467 · transformers v5.23 `LlamaRMSNorm`
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+use super::spread::share;
 use super::value::{Value, by_type};
 use super::{Buf, Cx, Vector, simd};
 use crate::gpu::Arg;
@@ -31,7 +33,7 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
     if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32_mut()?).zip(x.bf16()?.par_chunks(c));
         // SAFETY: a context has rows of bf16 only where the processor has the instructions.
-        rows.with_min_len(8).for_each(|((y, r), x)| unsafe {
+        rows.with_max_len(share(n)).for_each(|((y, r), x)| unsafe {
             *r = 1.0 / (avx512::rms_norm::squares(x) / c as f32 + eps).sqrt();
             avx512::rms_norm::scale(y, x, g, *r);
         });
@@ -44,7 +46,7 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
 fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32_mut()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_min_len(8).for_each(|((y, r), x)| {
+    rows.with_max_len(share(x.rows())).for_each(|((y, r), x)| {
         simd::vectorized(
             #[inline(always)]
             || {
@@ -61,32 +63,35 @@ fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf)
 /// # Errors
 /// When the shapes or dtypes disagree, or there is no memory left.
 pub fn recompute(cx: &Cx, x: &Buf, g: &Vector, r: &Buf) -> Result<Buf> {
+    let mut y = cx.alloc(x.shape())?;
+    again(cx, x, g, r, &mut y)?;
+    Ok(y)
+}
+
+fn again(cx: &Cx, x: &Buf, g: &Vector, r: &Buf, y: &mut Buf) -> Result<()> {
     let (n, c) = (x.rows(), x.cols());
     r.expect(&[n, 1])?;
-    let mut y = cx.alloc(&[n, c])?;
     if let Some(gpu) = cx.gpu() {
         let (n64, ci) = (Arg::U64(n as u64), Arg::I32(c as i32));
         let args = [y.arg()?, x.arg()?, g.arg()?, r.arg()?, n64, ci];
         // SAFETY: rms_norm_recompute(T *y, const T *x, const float *g, const float *r, u64 n, int c).
-        unsafe { gpu.each("rms_norm_recompute", n * c, &args) }?;
-        return Ok(y);
+        return unsafe { gpu.each("rms_norm_recompute", n * c, &args) };
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32()?).zip(x.bf16()?.par_chunks(c));
         // SAFETY: as above.
-        rows.with_min_len(8)
+        rows.with_max_len(share(n))
             .for_each(|((y, r), x)| unsafe { avx512::rms_norm::scale(y, x, g, *r) });
-        return Ok(y);
+        return Ok(());
     }
-    by_type!(x.dtype(), recompute_cpu(x, g, r, &mut y))?;
-    Ok(y)
+    by_type!(x.dtype(), again_cpu(x, g, r, y))
 }
 
-fn recompute_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
+fn again_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_min_len(8).for_each(|((y, r), x)| {
+    rows.with_max_len(share(x.rows())).for_each(|((y, r), x)| {
         simd::vectorized(
             #[inline(always)]
             || scale_row(y, x, g, *r),
@@ -102,11 +107,18 @@ fn scale_row<T: Value>(y: &mut [T], x: &[T], g: &[f32], r: f32) {
     }
 }
 
-/// dx += the gradient for x.
+/// Adds the gradient for x to dx and replaces dy by y.
 ///
 /// # Errors
 /// When the shapes or dtypes disagree, or there is no memory left.
-pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -> Result<()> {
+pub fn backward(
+    cx: &Cx,
+    dy: &mut Buf,
+    x: &Buf,
+    g: &Vector,
+    r: &Buf,
+    dx: &mut Buf,
+) -> Result<()> {
     let c = x.cols();
     dy.expect(x.shape())?;
     dx.expect(x.shape())?;
@@ -114,14 +126,15 @@ pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -
     if let Some(gpu) = cx.gpu() {
         let args = [dx.arg()?, dy.arg()?, x.arg()?, g.arg()?, r.arg()?, Arg::I32(c as i32)];
         // SAFETY: rms_norm_backward(T *dx, const T *dy, const T *x, const float *g, const float *r, int c), a block a row.
-        return unsafe { gpu.by_row("rms_norm_backward", x.rows(), &args) };
+        unsafe { gpu.by_row("rms_norm_backward", x.rows(), &args) }?;
+        return again(cx, x, g, r, dy);
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
-        let rows = dx.bf16_mut()?.par_chunks_mut(c).zip(dy.bf16()?.par_chunks(c));
+        let rows = dx.bf16_mut()?.par_chunks_mut(c).zip(dy.bf16_mut()?.par_chunks_mut(c));
         let rows = rows.zip(x.bf16()?.par_chunks(c)).zip(r.f32()?);
         // SAFETY: as above.
-        rows.with_min_len(8).for_each(|(((dx, dy), x), r)| unsafe {
+        rows.with_max_len(share(x.rows())).for_each(|(((dx, dy), x), r)| unsafe {
             avx512::rms_norm::backward(dx, dy, x, g, *r);
         });
         return Ok(());
@@ -129,18 +142,25 @@ pub fn backward(cx: &Cx, dy: &Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -
     by_type!(x.dtype(), backward_cpu(dy, x, g, r, dx))
 }
 
-fn backward_cpu<T: Value>(dy: &Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Buf) -> Result<()> {
+fn backward_cpu<T: Value>(
+    dy: &mut Buf,
+    x: &Buf,
+    g: &[f32],
+    r: &Buf,
+    dx: &mut Buf,
+) -> Result<()> {
     let c = g.len();
-    let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of(dy)?.par_chunks(c));
+    let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of_mut(dy)?.par_chunks_mut(c));
     let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);
-    rows.with_min_len(8).for_each(|(((dx, dy), x), &r)| {
+    rows.with_max_len(share(x.rows())).for_each(|(((dx, dy), x), &r)| {
         simd::vectorized(
             #[inline(always)]
             || {
                 let back = weighted_dot(dy, x, g) * r * r * r / c as f32;
-                for (((dx, dy), x), g) in dx.iter_mut().zip(dy).zip(x).zip(g.iter()) {
+                for (((dx, dy), x), g) in dx.iter_mut().zip(dy.iter()).zip(x).zip(g.iter()) {
                     *dx = T::near(dx.wide() + r * dy.wide() * g - x.wide() * back);
                 }
+                scale_row(dy, x, g, r);
             },
         );
     });

@@ -4,6 +4,9 @@
 //! cos, sin from the table row of the token's position. Backward is the inverse rotation (sin → −sin).
 //! Su et al. 2021, arXiv:2104.09864 · transformers v5.23 `modeling_llama.py::apply_rotary_pos_emb`
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::spread::share;
 use super::value::{Value, by_type};
 use super::{Buf, Cx, Mirror, Vector, simd};
 use crate::gpu::Arg;
@@ -33,6 +36,11 @@ impl Table {
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
     }
+
+    fn row(&self, position: u32) -> (&[f32], &[f32]) {
+        let at = position as usize * self.half;
+        (&self.cos[at..at + self.half], &self.sin[at..at + self.half])
+    }
 }
 
 /// Which way to turn.
@@ -44,25 +52,63 @@ pub enum Turn {
     Backward,
 }
 
-/// Rotates every head of `x` (N, heads·D) by its token's position.
+/// Rotates every head of each x (N, heads·D) by its token's position.
 ///
 /// # Errors
 /// When a position lies outside the table or the shapes disagree.
-pub fn rotate(
+pub fn rotate<const X: usize>(
     cx: &Cx,
-    x: &mut Buf,
+    xs: [&mut Buf; X],
     table: &Table,
     positions: &Mirror<'_, u32>,
     turn: Turn,
 ) -> Result<()> {
-    let (n, cols, half) = (x.rows(), x.cols(), table.half);
-    if positions.len() != n || cols % (2 * half) != 0 {
-        bail!("rope: x {:?}, {} positions, head size {}", x.shape(), positions.len(), 2 * half);
+    let size = 2 * table.half;
+    if let Some(x) = xs.iter().find(|x| positions.len() != x.rows() || x.cols() % size != 0) {
+        bail!("rope: x {:?}, {} positions, head size {size}", x.shape(), positions.len());
     }
     if let Some(p) = positions.iter().find(|p| **p as usize >= table.positions()) {
         bail!("rope: position {p} lies outside the table of {}", table.positions());
     }
     let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+    #[cfg(target_arch = "x86_64")]
+    if cx.has_bf16_rows() {
+        return rotate_bf16(xs, table, positions, sign);
+    }
+    xs.into_iter().try_for_each(|x| rotate_one(cx, x, table, positions, sign))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn rotate_bf16<const X: usize>(
+    xs: [&mut Buf; X],
+    table: &Table,
+    positions: &[u32],
+    sign: f32,
+) -> Result<()> {
+    let (mut tasks, own) = (Vec::new(), share(positions.len()));
+    for x in xs {
+        let cols = x.cols();
+        let rows = x.bf16_mut()?.chunks_mut(own * cols);
+        tasks.extend(rows.zip(positions.chunks(own)).map(|(rows, at)| (rows, cols, at)));
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(rows, cols, positions)| {
+        for (row, p) in rows.chunks_mut(cols).zip(positions) {
+            let (cos, sin) = table.row(*p);
+            // SAFETY: a context has rows of bf16 only where the processor has the instructions.
+            unsafe { avx512::rope::rotate(row, cos, sin, sign) };
+        }
+    });
+    Ok(())
+}
+
+fn rotate_one(
+    cx: &Cx,
+    x: &mut Buf,
+    table: &Table,
+    positions: &Mirror<'_, u32>,
+    sign: f32,
+) -> Result<()> {
+    let (n, cols, half) = (x.rows(), x.cols(), table.half);
     if let Some(gpu) = cx.gpu() {
         let heads = cols / (2 * half);
         let args = [
@@ -86,8 +132,7 @@ fn rotate_cpu<T: Value>(x: &mut Buf, table: &Table, positions: &[u32], sign: f32
     let (cols, half) = (x.cols(), table.half);
     let rows = T::of_mut(x)?.par_chunks_mut(cols).zip(positions).with_min_len(8);
     rows.for_each(|(row, &p)| {
-        let at = p as usize * half;
-        let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
+        let (cos, sin) = table.row(p);
         simd::vectorized(
             #[inline(always)]
             || {

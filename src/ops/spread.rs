@@ -19,6 +19,11 @@ pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
     (0..threads).into_par_iter().with_max_len(1).for_each(|_| take());
 }
 
+/// Rows (or columns, or blocks) of a task where all are equal: several for each thread, so that none waits long for another in the end.
+pub(super) fn share(rows: usize) -> usize {
+    rows.div_ceil(8 * rayon::current_num_threads()).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

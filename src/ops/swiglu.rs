@@ -6,13 +6,12 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+use super::spread::share;
 use super::value::{Value, by_type};
 use super::{Buf, Cx, simd};
 use crate::gpu::Arg;
 use candle_core::Result;
 use rayon::prelude::*;
-
-const CHUNK: usize = 1 << 13;
 
 /// h = silu(a)⊙b as a new buffer.
 ///
@@ -30,8 +29,9 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
-        let chunks = h.bf16_mut()?.par_chunks_mut(CHUNK).zip(a.bf16()?.par_chunks(CHUNK));
-        chunks.zip(b.bf16()?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
+        let own = share(a.rows()) * a.cols();
+        let chunks = h.bf16_mut()?.par_chunks_mut(own).zip(a.bf16()?.par_chunks(own));
+        chunks.zip(b.bf16()?.par_chunks(own)).with_max_len(1).for_each(|((h, a), b)| {
             // SAFETY: a context has rows of bf16 only where the processor has the instructions.
             unsafe { avx512::swiglu::forward(h, a, b) };
         });
@@ -42,8 +42,9 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
 }
 
 fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
-    let chunks = T::of_mut(h)?.par_chunks_mut(CHUNK).zip(T::of(a)?.par_chunks(CHUNK));
-    chunks.zip(T::of(b)?.par_chunks(CHUNK)).for_each(|((h, a), b)| {
+    let own = share(a.rows()) * a.cols();
+    let chunks = T::of_mut(h)?.par_chunks_mut(own).zip(T::of(a)?.par_chunks(own));
+    chunks.zip(T::of(b)?.par_chunks(own)).with_max_len(1).for_each(|((h, a), b)| {
         simd::vectorized(
             #[inline(always)]
             || {
@@ -72,8 +73,9 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
-        let chunks = a.bf16_mut()?.par_chunks_mut(CHUNK).zip(b.bf16_mut()?.par_chunks_mut(CHUNK));
-        chunks.zip(dh.bf16_mut()?.par_chunks_mut(CHUNK)).for_each(|((a, b), dh)| {
+        let own = share(dh.rows()) * dh.cols();
+        let chunks = a.bf16_mut()?.par_chunks_mut(own).zip(b.bf16_mut()?.par_chunks_mut(own));
+        chunks.zip(dh.bf16_mut()?.par_chunks_mut(own)).with_max_len(1).for_each(|((a, b), dh)| {
             // SAFETY: as above.
             unsafe { avx512::swiglu::backward(dh, a, b) };
         });
@@ -83,8 +85,9 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
 }
 
 fn backward_cpu<T: Value>(dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
-    let chunks = T::of_mut(a)?.par_chunks_mut(CHUNK).zip(T::of_mut(b)?.par_chunks_mut(CHUNK));
-    chunks.zip(T::of_mut(dh)?.par_chunks_mut(CHUNK)).for_each(|((da, db), dh)| {
+    let own = share(dh.rows()) * dh.cols();
+    let chunks = T::of_mut(a)?.par_chunks_mut(own).zip(T::of_mut(b)?.par_chunks_mut(own));
+    chunks.zip(T::of_mut(dh)?.par_chunks_mut(own)).with_max_len(1).for_each(|((da, db), dh)| {
         simd::vectorized(
             #[inline(always)]
             || {

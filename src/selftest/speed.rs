@@ -83,14 +83,14 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
     add("swiglu backward", shape, 6 * elements * size, false, t);
     drop((a, b, dh));
 
-    let (x, dy, mut dx) = (buf(s.n, s.c)?, buf(s.n, s.c)?, buf(s.n, s.c)?);
+    let (x, mut dy, mut dx) = (buf(s.n, s.c)?, buf(s.n, s.c)?, buf(s.n, s.c)?);
     let g = Vector::new(cx, vec![1.0; s.c])?;
     let shape = format!("{} x {}", s.n, s.c);
     let t = seconds(cx, || rms_norm::forward(cx, &x, &g, 1e-5).map(drop))?;
     add("rms_norm", shape.clone(), 2 * s.n * s.c * size, false, t);
     let (_, r) = rms_norm::forward(cx, &x, &g, 1e-5)?;
-    let t = seconds(cx, || rms_norm::backward(cx, &dy, &x, &g, &r, &mut dx))?;
-    add("rms_norm backward", shape, 4 * s.n * s.c * size, false, t);
+    let t = seconds(cx, || rms_norm::backward(cx, &mut dy, &x, &g, &r, &mut dx))?;
+    add("rms_norm backward", shape, 5 * s.n * s.c * size, false, t);
 
     let packed = quant::quantize(&pattern_of(s.c * s.c), true);
     let bytes = s.c * s.c / 2 + s.c * s.c / 64;

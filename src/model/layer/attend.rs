@@ -51,9 +51,7 @@ impl Layer {
         let [(mut q, uq), (mut k, uk), (v, uv)] =
             linear::forward(cx, arena, &h, [&self.q, &self.k, &self.v], dropout, None)?;
         drop(h);
-        for x in [&mut q, &mut k] {
-            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Forward)?;
-        }
+        rope::rotate(cx, [&mut q, &mut k], p.rope, &p.rows.positions, Turn::Forward)?;
         let (keys, values) = match cache {
             Some(cache) => {
                 cache.append(&k, &v)?;
@@ -88,22 +86,20 @@ impl Layer {
         let (mut dq, mut dk, dv) =
             attention::backward(cx, &saved, &do_, &p.rows.sight, p.spec.attention())?;
         drop((s.q, s.k, s.v, s.o, do_));
-        for x in [&mut dq, &mut dk] {
-            rope::rotate(cx, x, p.rope, &p.rows.positions, Turn::Backward)?;
-        }
+        rope::rotate(cx, [&mut dq, &mut dk], p.rope, &p.rows.positions, Turn::Backward)?;
         let (dq, dk, dv) = (cx.into_operand(dq)?, cx.into_operand(dk)?, cx.into_operand(dv)?);
-        let h = rms_norm::recompute(cx, x, &self.norm1, &s.r)?;
         let outputs =
             [output(&self.q, &uq, &dq), output(&self.k, &uk, &dk), output(&self.v, &uv, &dv)];
         let dus = linear::outer(cx, arena, &outputs)?;
+        let (h, dx) = if first {
+            (rms_norm::recompute(cx, x, &self.norm1, &s.r)?, None)
+        } else {
+            let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
+            let mut dx = dx2; // the residual path
+            rms_norm::backward(cx, &mut h, x, &self.norm1, &s.r, &mut dx)?;
+            (h, Some(dx))
+        };
         linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
-        drop(h);
-        if first {
-            return Ok(None);
-        }
-        let dh = linear::backward(cx, arena, &outputs, &dus, dropout)?;
-        let mut dx = dx2; // the residual path
-        rms_norm::backward(cx, &dh, x, &self.norm1, &s.r, &mut dx)?;
-        Ok(Some(dx))
+        Ok(dx)
     }
 }

@@ -63,11 +63,10 @@ impl Layer {
         let (dgate, dup) = (cx.into_operand(gate)?, cx.into_operand(up)?);
         let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        let dh = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C)
-        let h = rms_norm::recompute(cx, x2, &self.norm2, &s.r)?;
-        linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
+        let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
         let mut dx2 = dy; // the residual path
-        rms_norm::backward(cx, &dh, x2, &self.norm2, &s.r, &mut dx2)?;
+        rms_norm::backward(cx, &mut h, x2, &self.norm2, &s.r, &mut dx2)?;
+        linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
         Ok(dx2)
     }
 }

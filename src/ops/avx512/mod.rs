@@ -4,6 +4,7 @@
 //! Closures do not take over the instructions that a function enables, so the loops here are plain.
 
 pub(super) mod rms_norm;
+pub(super) mod rope;
 pub(super) mod softmax;
 pub(super) mod swiglu;
 
@@ -13,50 +14,86 @@ use std::arch::x86_64::*;
 /// Floats of a vector.
 const VECTOR: usize = 16;
 
-/// The lanes of `at..at + 16` that lie below `len`.
+/// The first `len` lanes.
 #[inline]
-fn lanes(len: usize, at: usize) -> __mmask16 {
-    if len - at >= VECTOR { !0 } else { (1 << (len - at)) - 1 }
+fn lanes(len: usize) -> __mmask16 {
+    if len >= VECTOR { !0 } else { (1 << len) - 1 }
 }
 
-/// Elements `at..at + 16` of `x` in f32, zeros beyond its end.
+/// A vector of elements in f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load(x: &[bf16], at: usize) -> __m512 {
-    assert!(at < x.len());
+fn load(x: &[bf16; VECTOR]) -> __m512 {
+    // SAFETY: 16 elements are 32 bytes.
+    widen(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+}
+
+/// As [`load`], of up to 16 elements and zeros behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn load_part(x: &[bf16]) -> __m512 {
     // SAFETY: the mask keeps to the slice.
-    let x = unsafe { _mm256_maskz_loadu_epi16(lanes(x.len(), at), x.as_ptr().add(at).cast()) };
-    // A bf16 is the upper half of the f32 of the same value.
+    widen(unsafe { _mm256_maskz_loadu_epi16(lanes(x.len()), x.as_ptr().cast()) })
+}
+
+/// A bf16 is the upper half of the f32 of the same value.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn widen(x: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
 }
 
-/// Writes elements `at..at + 16` of `y`, as far as there are.
+/// Rounds a vector to its place.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn store(y: &mut [bf16], at: usize, x: __m512) {
-    assert!(at < y.len());
+fn store(y: &mut [bf16; VECTOR], x: __m512) {
+    // SAFETY: 16 elements are 32 bytes; the two vector types are those.
+    unsafe {
+        let x = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+        _mm256_storeu_si256(y.as_mut_ptr().cast(), x);
+    }
+}
+
+/// As [`store`], of as many as there are places.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn store_part(y: &mut [bf16], x: __m512) {
     // SAFETY: the mask keeps to the slice; the two vector types are the same 32 bytes.
     unsafe {
         let x = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
-        _mm256_mask_storeu_epi16(y.as_mut_ptr().add(at).cast(), lanes(y.len(), at), x);
+        _mm256_mask_storeu_epi16(y.as_mut_ptr().cast(), lanes(y.len()), x);
     }
 }
 
-/// Elements `at..at + 16` of `x`, zeros beyond its end.
+/// A vector of f32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load_f32(x: &[f32], at: usize) -> __m512 {
-    assert!(at < x.len());
+fn load_f32(x: &[f32; VECTOR]) -> __m512 {
+    // SAFETY: 16 elements are 64 bytes.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// As [`load_f32`], of up to 16 elements and zeros behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn load_f32_part(x: &[f32]) -> __m512 {
     // SAFETY: the mask keeps to the slice.
-    unsafe { _mm512_maskz_loadu_ps(lanes(x.len(), at), x.as_ptr().add(at)) }
+    unsafe { _mm512_maskz_loadu_ps(lanes(x.len()), x.as_ptr()) }
 }
 
 /// to = scale·from, rounded.
+///
+/// # Panics
+/// If the lengths differ.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) fn narrow(to: &mut [bf16], from: &[f32], scale: f32) {
-    for at in (0..to.len()).step_by(VECTOR) {
-        store(to, at, _mm512_mul_ps(load_f32(from, at), _mm512_set1_ps(scale)));
+    assert_eq!(to.len(), from.len());
+    let scale = _mm512_set1_ps(scale);
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut(), from.as_chunks());
+    for (to, from) in to.iter_mut().zip(from) {
+        store(to, _mm512_mul_ps(load_f32(from), scale));
     }
+    store_part(to_rest, _mm512_mul_ps(load_f32_part(from_rest), scale));
 }
 
 /// `2^x` with a relative error below 3e-7; 0 for any finite `x` below the range of f32.
@@ -129,7 +166,7 @@ pub(super) fn transpose_narrow(to: &mut [bf16], from: &[bf16], r: usize) {
     assert!(from.len() == n * r && to.len() == stride * r);
     for first in (0..r).step_by(VECTOR) {
         let count = (r - first).min(VECTOR);
-        let mask = lanes(r, first);
+        let mask = lanes(r - first);
         for row in (0..n).step_by(2 * VECTOR) {
             let mut words = [_mm512_setzero_si512(); 16];
             for (i, word) in words.iter_mut().enumerate() {
@@ -145,7 +182,7 @@ pub(super) fn transpose_narrow(to: &mut [bf16], from: &[bf16], r: usize) {
                 let odd = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
                 *word = _mm512_or_si512(_mm512_cvtepu16_epi32(even), odd);
             }
-            let pairs = lanes(stride / 2, row / 2);
+            let pairs = lanes((stride - row) / 2);
             for (j, column) in transpose(words).into_iter().enumerate().take(count) {
                 let at = to.as_mut_ptr().wrapping_add((first + j) * stride + row);
                 // SAFETY: the mask keeps to the pairs of the row.

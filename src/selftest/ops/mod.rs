@@ -151,7 +151,9 @@ impl<'a> Checks<'a> {
         let again = rms_norm::recompute(self.cx, &xb, &gv, &r)?;
         self.check("rms_norm again", shape.clone(), &again.to_f32()?, &want);
         let mut dx = self.buf(&dx0, C)?;
-        rms_norm::backward(self.cx, &self.buf(&dy, C)?, &xb, &gv, &r, &mut dx)?;
+        let mut again = self.buf(&dy, C)?;
+        rms_norm::backward(self.cx, &mut again, &xb, &gv, &r, &mut dx)?;
+        self.check("rms_norm behind dx", shape.clone(), &again.to_f32()?, &want);
         let mut want = reference::rms_norm_backward(&dy, &x, &g, eps);
         want.iter_mut().zip(&dx0).for_each(|(w, d)| *w += f64::from(*d));
         self.check("rms_norm dx", shape, &dx.to_f32()?, &want);
@@ -168,10 +170,14 @@ impl<'a> Checks<'a> {
         for (what, turn, sign) in
             [("rope", Turn::Forward, 1.0), ("rope back", Turn::Backward, -1.0)]
         {
-            let mut y = self.buf(&x, heads * 2 * half)?;
-            rope::rotate(self.cx, &mut y, &table, &places, turn)?;
-            let want = reference::rope(&x, &freqs, &positions, heads, sign);
-            self.check(what, format!("{N} x {heads} x {}", 2 * half), &y.to_f32()?, &want);
+            let of = |heads: usize| self.buf(&x[..N * heads * 2 * half], heads * 2 * half);
+            let (mut q, mut k) = (of(heads)?, of(1)?);
+            rope::rotate(self.cx, [&mut q, &mut k], &table, &places, turn)?;
+            for (y, heads) in [(q, heads), (k, 1)] {
+                let x = &x[..N * heads * 2 * half];
+                let want = reference::rope(x, &freqs, &positions, heads, sign);
+                self.check(what, format!("{N} x {heads} x {}", 2 * half), &y.to_f32()?, &want);
+            }
         }
         Ok(())
     }
