@@ -111,14 +111,7 @@ fn scale_row<T: Value>(y: &mut [T], x: &[T], g: &[f32], r: f32) {
 ///
 /// # Errors
 /// When the shapes or dtypes disagree, or there is no memory left.
-pub fn backward(
-    cx: &Cx,
-    dy: &mut Buf,
-    x: &Buf,
-    g: &Vector,
-    r: &Buf,
-    dx: &mut Buf,
-) -> Result<()> {
+pub fn backward(cx: &Cx, dy: &mut Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Buf) -> Result<()> {
     let c = x.cols();
     dy.expect(x.shape())?;
     dx.expect(x.shape())?;
@@ -142,13 +135,7 @@ pub fn backward(
     by_type!(x.dtype(), backward_cpu(dy, x, g, r, dx))
 }
 
-fn backward_cpu<T: Value>(
-    dy: &mut Buf,
-    x: &Buf,
-    g: &[f32],
-    r: &Buf,
-    dx: &mut Buf,
-) -> Result<()> {
+fn backward_cpu<T: Value>(dy: &mut Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of_mut(dy)?.par_chunks_mut(c));
     let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);

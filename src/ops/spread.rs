@@ -6,13 +6,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Runs every task on rayon's current threads, each of which takes the next one when it has done its last: put the large ones first,
 /// and no thread is left with a large one in the end. Cutting the list in halves, as rayon does, knows nothing of sizes.
 pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
+    spread_then(tasks, tasks.len(), run, || {});
+}
+
+/// As [`spread`], on up to `most` threads, each of which calls `then` when no task is left to be taken: to help the others with theirs.
+pub(super) fn spread_then<T: Sync>(
+    tasks: &[T],
+    most: usize,
+    run: impl Fn(&T) + Sync,
+    then: impl Fn() + Sync,
+) {
     let next = AtomicUsize::new(0);
     let take = || {
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             run(task);
         }
+        then();
     };
-    let threads = rayon::current_num_threads().min(tasks.len());
+    let threads = rayon::current_num_threads().min(most);
     if threads < 2 {
         return take();
     }

@@ -1,5 +1,6 @@
 //! The tile in registers.
 
+use super::ahead::Lines;
 use super::sink::Sink;
 use half::bf16;
 
@@ -22,7 +23,7 @@ pub(super) struct Segment<'a> {
 pub(super) struct Tiles<'a> {
     pub(super) segments: &'a [Segment<'a>],
     pub(super) panel: &'a [u32],
-    /// Rows of the product, and those of this task.
+    /// Rows of the product, and those that are done now.
     pub(super) rows: usize,
     pub(super) range: std::ops::Range<usize>,
     /// Columns of the product, the panel's first, and how many of the panel are stored.
@@ -34,22 +35,6 @@ pub(super) struct Tiles<'a> {
     pub(super) first: bool,
     pub(super) last: bool,
     pub(super) sink: &'a Sink<'a>,
-    /// What this thread will most likely lay out next.
-    pub(super) ahead: Ahead,
-}
-
-/// Memory to be brought near while tiles are computed: `rows` pieces of `bytes`, `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    pub(super) start: *const u8,
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-    pub(super) stride: usize,
-}
-
-impl Ahead {
-    /// Nothing.
-    pub(super) const NOTHING: Self = Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -71,7 +56,7 @@ pub(super) unsafe fn dot(_: &[bf16], _: &[bf16]) -> f32 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>) {
+pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>, _: &mut Lines) {
     unreachable!("no context has bf16 products here")
 }
 
@@ -81,7 +66,7 @@ pub(super) use x86::{dot, run};
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::needless_range_loop, reason = "row and vector indices name registers of a tile")]
 mod x86 {
-    use super::{Ahead, ROWS, Tiles, bf16};
+    use super::{Lines, ROWS, Tiles, bf16};
     use crate::ops::bf16_gemm::epilogue::{each_row, put};
     use std::arch::x86_64::*;
     use std::mem::transmute;
@@ -121,20 +106,18 @@ mod x86 {
         }
     }
 
-    /// Runs the rows of the task against the panel, V vectors wide.
+    /// Runs rows against the panel, V vectors wide, and asks for lines meanwhile.
     ///
     /// # Safety
     /// The processor must have what `supported` asks for; the sink fits the product and no other task has these rows and columns;
     /// `sums` has room for the rows if `first` and `last` are not both true.
-    pub(in super::super) unsafe fn run<const V: usize>(t: &Tiles<'_>) {
+    pub(in super::super) unsafe fn run<const V: usize>(t: &Tiles<'_>, lines: &mut Lines) {
         for s in t.segments {
             let end = t.range.end.max(1);
             assert!((end - 1) * s.stride + 2 * s.pairs <= s.x.len(), "rows outside the operand");
             assert!(s.at + s.pairs * V * 16 <= t.panel.len(), "a part outside the panel");
         }
         assert!(t.range.end <= t.rows && t.first_column + t.width <= t.columns, "outside the sink");
-        let pairs: usize = t.segments.iter().map(|s| s.pairs).sum();
-        let mut lines = Lines::new(t.ahead, pairs * t.range.len().div_ceil(ROWS[V]));
         let mut row = t.range.start;
         while row < t.range.end {
             let left = t.range.end - row;
@@ -143,7 +126,7 @@ mod x86 {
                 macro_rules! by_rows {
                     ($($r:literal)*) => {
                         match left.min(ROWS[V]) {
-                            $($r if V * $r <= 24 => tile::<$r, V>(t, row, &mut lines),)*
+                            $($r if V * $r <= 24 => tile::<$r, V>(t, row, lines),)*
                             _ => {}
                         }
                     };
@@ -151,39 +134,6 @@ mod x86 {
                 by_rows!(1 2 3 4 5 6 7 8);
             }
             row += ROWS[V];
-        }
-    }
-
-    /// The cache lines of what is ahead, asked for one by one.
-    struct Lines {
-        ahead: Ahead,
-        at: *const u8,
-        /// Pairs from one to the next.
-        apart: usize,
-    }
-
-    impl Lines {
-        const BYTES: usize = 64;
-
-        /// Over so many pairs, evenly as far as they suffice.
-        fn new(ahead: Ahead, pairs: usize) -> Self {
-            let lines = ahead.rows * (ahead.bytes / Self::BYTES + 1);
-            Self { ahead, at: ahead.start, apart: (pairs / lines.max(1)).clamp(4, 64) }
-        }
-
-        #[inline]
-        fn ask(&mut self) {
-            let Ahead { start, rows, bytes, stride } = self.ahead;
-            if rows == 0 {
-                return;
-            }
-            // SAFETY: asking for an address that nobody may read does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
-            self.at = self.at.wrapping_add(Self::BYTES);
-            if self.at as usize & !(Self::BYTES - 1) >= start as usize + bytes {
-                self.at = start.wrapping_add(stride);
-                self.ahead = Ahead { start: self.at, rows: rows - 1, bytes, stride };
-            }
         }
     }
 
@@ -206,7 +156,7 @@ mod x86 {
         let mut p = 0;
         while p < pairs {
             lines.ask();
-            let end = (p + lines.apart).min(pairs);
+            let end = (p + lines.apart()).min(pairs);
             while p < end {
                 // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
                 unsafe {

@@ -20,6 +20,7 @@
 //!
 //! An element is summed by one thread in one order, and work is cut by shape: results do not depend on the number of threads.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod epilogue;
 mod few;

@@ -1,19 +1,21 @@
-//! Cutting products into tasks: a panel of columns by a range of rows.
+//! Cutting products into tasks: a panel of columns, whose rows are taken by its thread and by those that have nothing else left.
 
+use super::ahead::{Ahead, Lines};
 use super::few;
-use super::kernel::{self, Ahead, ROWS, Segment, Tiles};
+use super::kernel::{self, ROWS, Segment, Tiles};
 use super::panel;
 use super::sink::Sink;
 use super::source::{self, Source};
 use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
-use crate::ops::spread::spread;
+use crate::ops::spread::spread_then;
 use candle_core::{Result, bail};
 use half::bf16;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Words of a panel that are laid out at once: 320 KiB, a part of the L2 cache.
 const PANEL: usize = 80 << 10;
@@ -21,9 +23,8 @@ const PANEL: usize = 80 << 10;
 const SUM_ROWS: usize = 512;
 /// Most parts of the inner dimension: terms.
 const TERMS: usize = 8;
-/// Panels below which rows are cut too, so that every thread has work; and rows of such a cut (a multiple of every tile's).
-const FEW_PANELS: usize = 8;
-const CUT: usize = 48;
+/// Rows that a thread takes of a panel at a time: a multiple of every tile's.
+const TAKE: usize = 96;
 
 /// One summand: x (rows, inner) with rows `stride` elements apart, against a matrix. An odd inner dimension needs a stride (and
 /// a last row) of one more, of any finite content.
@@ -72,17 +73,11 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         narrow::run(&narrow);
     }
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
-    tasks.sort_by_key(|(p, _, columns, rows)| {
-        Reverse(
-            p.terms.iter().map(|t| t.source.inner()).sum::<usize>() * columns.len() * rows.len(),
-        )
-    });
-    spread(&tasks, |(p, vectors, columns, rows)| match vectors {
-        1 => panel_task::<1>(p, columns.clone(), rows.clone()),
-        2 => panel_task::<2>(p, columns.clone(), rows.clone()),
-        3 => panel_task::<3>(p, columns.clone(), rows.clone()),
-        _ => panel_task::<4>(p, columns.clone(), rows.clone()),
-    });
+    tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
+    let takes = tasks.iter().map(|t| t.product.rows.div_ceil(TAKE)).sum();
+    // What is not done yet was taken last.
+    let last = tasks.len().saturating_sub(2 * rayon::current_num_threads());
+    spread_then(&tasks, takes, Task::run, || tasks[last..].iter().for_each(Task::run));
     Ok(())
 }
 
@@ -109,19 +104,26 @@ fn vectors(columns: usize) -> usize {
     }
 }
 
-type Task<'a> = (&'a Product<'a>, usize, Range<usize>, Range<usize>);
+/// One panel.
+struct Task<'a> {
+    product: &'a Product<'a>,
+    /// Pairs of the inner dimension.
+    inner: usize,
+    vectors: usize,
+    columns: Range<usize>,
+    /// The first row that nobody has taken.
+    next: AtomicUsize,
+}
 
 fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
     let vectors = vectors(p.columns);
-    let width = vectors * 16;
-    let panels = p.columns.div_ceil(width);
-    let cuts = if panels < FEW_PANELS { FEW_PANELS.div_ceil(panels.max(1)) } else { 1 };
-    let cut = p.rows.div_ceil(cuts).next_multiple_of(CUT).max(CUT);
-    (0..panels).flat_map(move |i| {
-        let columns = i * width..((i + 1) * width).min(p.columns);
-        (0..p.rows)
-            .step_by(cut)
-            .map(move |row| (p, vectors, columns.clone(), row..(row + cut).min(p.rows)))
+    let inner = p.terms.iter().map(|t| t.source.inner().div_ceil(2)).sum();
+    (0..p.columns).step_by(vectors * 16).map(move |first| Task {
+        product: p,
+        inner,
+        vectors,
+        columns: first..(first + vectors * 16).min(p.columns),
+        next: AtomicUsize::new(0),
     })
 }
 
@@ -136,73 +138,105 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The first weight of the columns that this thread will most likely take next: other threads take those in between.
-fn ahead(p: &Product<'_>, columns: Range<usize>) -> Ahead {
-    let next = (columns.start + rayon::current_num_threads() * columns.len()).min(p.columns);
-    let next = next..(next + columns.len()).min(p.columns);
-    match p.terms.first() {
-        Some(term) if !next.is_empty() => term.source.place(next),
-        _ => Ahead::NOTHING,
-    }
-}
-
-fn panel_task<const V: usize>(p: &Product<'_>, columns: Range<usize>, rows: Range<usize>) {
-    let depth = PANEL / (V * 16);
-    let pairs: usize = p.terms.iter().map(|t| t.source.inner().div_ceil(2)).sum();
-    let block = if pairs > depth { SUM_ROWS.next_multiple_of(ROWS[V]) } else { rows.len() };
-    SCRATCH.with_borrow_mut(|s| {
-        let panel = s.panel.take::<u32>(PANEL);
-        let sums = s.sums.take::<f32>(if pairs > depth { block * V * 16 } else { 0 });
-        for row in rows.clone().step_by(block.max(1)) {
-            let range = row..(row + block).min(rows.end);
-            let mut done = 0;
-            while done < pairs {
-                let part = done..(done + depth).min(pairs);
-                let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
-                let (mut segments, mut count, mut at, mut before) = ([empty; TERMS], 0, 0, 0);
-                for term in p.terms {
-                    let own = term.source.inner().div_ceil(2);
-                    let (lo, hi) = (part.start.max(before), part.end.min(before + own));
-                    if lo < hi {
-                        let own = lo - before..hi - before;
-                        let words = own.len() * V * 16;
-                        panel::fill::<V>(
-                            &mut panel[at..at + words],
-                            &term.source,
-                            columns.clone(),
-                            own.clone(),
-                            &mut s.rows,
-                        );
-                        let x = &term.x[2 * own.start..];
-                        segments[count] = Segment { x, stride: term.stride, at, pairs: own.len() };
-                        count += 1;
-                        at += words;
-                    }
-                    before += own;
-                }
-                let tiles = Tiles {
-                    segments: &segments[..count],
-                    panel,
-                    rows: p.rows,
-                    range: range.clone(),
-                    columns: p.columns,
-                    first_column: columns.start,
-                    width: columns.len(),
-                    sums: sums.as_mut_ptr(),
-                    first: part.start == 0,
-                    last: part.end == pairs,
-                    sink: &p.sink,
-                    ahead: if part.end == pairs {
-                        ahead(p, columns.clone())
-                    } else {
-                        Ahead::NOTHING
-                    },
-                };
-                // SAFETY: the context has bf16 products (checked in `run`), so the processor has the instructions; the sink fits and this task
-                // alone has these rows and columns; `sums` has room for `block` rows wherever there are several parts.
-                unsafe { kernel::run::<V>(&tiles) };
-                done = part.end;
-            }
+impl Task<'_> {
+    /// Computes what nobody else has taken.
+    fn run(&self) {
+        match self.vectors {
+            1 => self.run_with::<1>(),
+            2 => self.run_with::<2>(),
+            3 => self.run_with::<3>(),
+            _ => self.run_with::<4>(),
         }
-    });
+    }
+
+    fn take(&self, rows: usize) -> Option<Range<usize>> {
+        let end = self.product.rows;
+        if self.next.load(Ordering::Relaxed) >= end {
+            return None;
+        }
+        let row = self.next.fetch_add(rows, Ordering::Relaxed);
+        (row < end).then(|| row..(row + rows).min(end))
+    }
+
+    fn run_with<const V: usize>(&self) {
+        let (p, pairs, depth) = (self.product, self.inner, PANEL / (V * 16));
+        // A panel of several parts is laid out again for each take.
+        let rows = if pairs > depth { SUM_ROWS.next_multiple_of(ROWS[V]) } else { TAKE };
+        let Some(mut range) = self.take(rows) else { return };
+        SCRATCH.with_borrow_mut(|s| {
+            let panel = s.panel.take::<u32>(PANEL);
+            let sums = s.sums.take::<f32>(if pairs > depth { rows * V * 16 } else { 0 });
+            let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
+            let (mut segments, mut count, mut laid) = ([empty; TERMS], 0, None);
+            let mut lines = Lines::new(Ahead::NOTHING, 0);
+            loop {
+                for part in (0..pairs).step_by(depth).map(|at| at..(at + depth).min(pairs)) {
+                    if laid != Some(part.start) {
+                        count = self.lay_out::<V>(&part, panel, &mut segments, &mut s.rows);
+                        laid = Some(part.start);
+                        let ahead = if part.end == pairs { self.ahead() } else { Ahead::NOTHING };
+                        lines = Lines::new(ahead, pairs * p.rows.div_ceil(ROWS[V]));
+                    }
+                    let tiles = Tiles {
+                        segments: &segments[..count],
+                        panel,
+                        rows: p.rows,
+                        range: range.clone(),
+                        columns: p.columns,
+                        first_column: self.columns.start,
+                        width: self.columns.len(),
+                        sums: sums.as_mut_ptr(),
+                        first: part.start == 0,
+                        last: part.end == pairs,
+                        sink: &p.sink,
+                    };
+                    // SAFETY: the context has bf16 products (checked in `run`), so the processor has the instructions; the sink fits and
+                    // these rows and columns were taken once; `sums` has room for as many rows wherever there are several parts.
+                    unsafe { kernel::run::<V>(&tiles, &mut lines) };
+                }
+                match self.take(rows) {
+                    Some(next) => range = next,
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// Lays out a part of the inner dimension: how many of the terms reach into it.
+    fn lay_out<'a, const V: usize>(
+        &'a self,
+        part: &Range<usize>,
+        panel: &mut [u32],
+        segments: &mut [Segment<'a>; TERMS],
+        scratch: &mut Vec<bf16>,
+    ) -> usize {
+        let (mut count, mut at, mut before) = (0, 0, 0);
+        for term in self.product.terms {
+            let own = term.source.inner().div_ceil(2);
+            let (lo, hi) = (part.start.max(before), part.end.min(before + own));
+            if lo < hi {
+                let own = lo - before..hi - before;
+                let words = own.len() * V * 16;
+                let to = &mut panel[at..at + words];
+                panel::fill::<V>(to, &term.source, self.columns.clone(), own.clone(), scratch);
+                let x = &term.x[2 * own.start..];
+                segments[count] = Segment { x, stride: term.stride, at, pairs: own.len() };
+                count += 1;
+                at += words;
+            }
+            before += own;
+        }
+        count
+    }
+
+    /// The weights of the columns that this thread will most likely take next: other threads take those in between.
+    fn ahead(&self) -> Ahead {
+        let (all, own) = (self.product.columns, &self.columns);
+        let next = (own.start + rayon::current_num_threads() * own.len()).min(all);
+        let next = next..(next + own.len()).min(all);
+        match self.product.terms.first() {
+            Some(term) if !next.is_empty() => term.source.place(next),
+            _ => Ahead::NOTHING,
+        }
+    }
 }

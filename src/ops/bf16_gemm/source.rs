@@ -1,6 +1,6 @@
 //! Where the right-hand factor of a term comes from: a weight as it is stored, seen from either side.
 
-use super::kernel::Ahead;
+use super::ahead::Ahead;
 use crate::ops::Cx;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::avx512;
