@@ -3,14 +3,11 @@
 //! Eight columns fill a vector when the pairs of four neighbours of the inner dimension lie in it side by side: 64 bits of x are
 //! broadcast instead of 32, and neighbouring lanes are added in the end. Up to three such vectors meet an x that several products
 //! share, so that it is read once.
-//!
-//! ```text
-//! panel: (quads, 16) words      word 2c + h of quad q = M[4q + 2h][c], M[4q + 2h + 1][c]
-//! ```
+
+mod panel;
 
 use super::run::Product;
 use super::sink::Sink;
-use super::source::Source;
 use crate::ops::lines::Buffer;
 use half::bf16;
 use std::cell::RefCell;
@@ -94,13 +91,14 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
     }
     if words < MANY {
         for (source, first, range) in &vectors {
-            lay_out(&mut panels[range.clone()], source, *first, &mut scratch);
+            panel::lay_out(&mut panels[range.clone()], source, *first, &mut scratch);
         }
     } else {
         let shared = Shared::new(panels);
         spread(&vectors, |(source, first, range)| {
             // SAFETY: every vector has a range of its own.
-            lay_out(unsafe { shared.part(range.clone()) }, source, *first, &mut Vec::new());
+            let own = unsafe { shared.part(range.clone()) };
+            panel::lay_out(own, source, *first, &mut Vec::new());
         });
     }
     let panels = &*panels;
@@ -113,37 +111,8 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) unsafe fn run(products: &[&Product<'_>]) {
-    let _ = (groups(products), lay_out, PANELS, ROWS, TASK, MANY);
+    let _ = (groups(products), panel::lay_out, PANELS, ROWS, TASK, MANY);
     unreachable!("no context has bf16 products here")
-}
-
-/// Writes the panel of up to eight columns from `first` on; what is missing is zero.
-fn lay_out(panel: &mut [u32], source: &Source<'_>, first: usize, scratch: &mut Vec<bf16>) {
-    let (inner, columns) = (source.inner(), (source.out() - first).min(LANES));
-    let panel: &mut [u16] = bytemuck::cast_slice_mut(panel);
-    if columns < LANES || !inner.is_multiple_of(4) {
-        panel.fill(0);
-    }
-    scratch.resize(if source.transposed { inner } else { inner * source.cols }, bf16::ZERO);
-    if source.transposed {
-        for c in 0..columns {
-            source.stored.read((first + c) * inner, scratch);
-            let column = panel.chunks_exact_mut(4 * LANES).map(|quad| &mut quad[4 * c..][..4]);
-            for (to, from) in column.zip(scratch.chunks(4)) {
-                to[..from.len()].copy_from_slice(bytemuck::cast_slice(from));
-            }
-        }
-    } else {
-        source.stored.read(0, scratch);
-        let quads = scratch.chunks(4 * source.cols);
-        for (to, from) in panel.chunks_exact_mut(4 * LANES).zip(quads) {
-            for (i, row) in from.chunks_exact(source.cols).enumerate() {
-                for (c, value) in row[first..first + columns].iter().enumerate() {
-                    to[4 * c + i] = value.to_bits();
-                }
-            }
-        }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
