@@ -39,7 +39,19 @@ pub(super) unsafe fn put<const R: usize, const V: usize>(
         for (v, mask) in masks.iter_mut().enumerate() {
             *mask = ((1u32 << t.width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
         }
+        // Most tiles are as wide as their panel: nothing is masked, and two bf16 vectors are stored at once.
         match t.sink {
+            Sink::F32 { c, add, scale, bias: None, residual: None } if t.width == V * 16 => {
+                let scale = _mm512_set1_ps(*scale);
+                each_row!(r of R {
+                    let at = c.base().add((row + r) * t.columns + t.first_column);
+                    for v in 0..V {
+                        let at = at.add(v * 16);
+                        let before = if *add { _mm512_loadu_ps(at) } else { _mm512_setzero_ps() };
+                        _mm512_storeu_ps(at, _mm512_fmadd_ps(sums[r][v], scale, before));
+                    }
+                });
+            }
             Sink::F32 { c, add, scale, bias, residual } => {
                 let scale = _mm512_set1_ps(*scale);
                 each_row!(r of R {
@@ -60,6 +72,28 @@ pub(super) unsafe fn put<const R: usize, const V: usize>(
                             sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], x));
                         }
                         _mm512_mask_storeu_ps(at, masks[v], sum);
+                    }
+                });
+            }
+            Sink::Bf16 { y, bias: None, residual } if t.width == V * 16 => {
+                each_row!(r of R {
+                    let at = (row + r) * t.columns + t.first_column;
+                    let mut sums = sums[r];
+                    if let Some(x) = residual {
+                        for v in 0..V {
+                            let x = _mm256_loadu_si256(x.as_ptr().add(at + v * 16).cast());
+                            let x = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x));
+                            sums[v] = _mm512_add_ps(sums[v], _mm512_castsi512_ps(x));
+                        }
+                    }
+                    let y = y.base().add(at);
+                    for v in 0..V / 2 {
+                        let two = _mm512_cvtne2ps_pbh(sums[2 * v + 1], sums[2 * v]);
+                        _mm512_storeu_si512(y.add(v * 32).cast(), transmute::<__m512bh, __m512i>(two));
+                    }
+                    if V % 2 == 1 {
+                        let one = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(sums[V - 1]));
+                        _mm256_storeu_si256(y.add((V - 1) * 16).cast(), one);
                     }
                 });
             }
