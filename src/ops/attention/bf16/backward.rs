@@ -187,6 +187,13 @@ unsafe fn write(
         for (which, out, factor) in [(0, dk, heads.scale()), (1, dv, 1.0)] {
             // SAFETY: this key and head are the caller's own, by its promise.
             let out = unsafe { out.part(at..at + size) };
+            if let [(part, values)] = parts
+                && part.keys.contains(&key)
+            {
+                let row = (key - part.keys.start) * 2 + which;
+                tile::write_scaled(&values[row * lanes..][..size], factor, out);
+                continue;
+            }
             for (column, out) in out.chunks_mut(LANES).enumerate() {
                 let mut sum = [0.0_f32; LANES];
                 for (part, values) in parts.iter().filter(|(part, _)| part.keys.contains(&key)) {

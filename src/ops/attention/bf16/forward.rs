@@ -40,6 +40,9 @@ const MASKED: f32 = -1e30;
 /// a row without a visible key in the first chunk of its tile still gets zeros.
 const LOWEST: f32 = -1e20;
 
+/// Queries ahead of which rows are asked for: their pieces lie so far apart that no prefetcher follows.
+const AHEAD: usize = 8;
+
 struct Task<'a> {
     span: &'a Span,
     kv_head: usize,
@@ -127,6 +130,7 @@ unsafe fn chunk(
     let packed = scratch.q.take::<bf16>(rows * size);
     for (i, to) in queries.clone().zip(packed.chunks_exact_mut(group * size)) {
         let at = (span.q.start + i) * heads.q_width() + kv_head * group * size;
+        tile::ask(q, at + AHEAD * heads.q_width(), group * size);
         to.copy_from_slice(&q[at..at + group * size]);
     }
     let (max, sum) = scratch.state.take::<f32>(2 * rows).split_at_mut(rows);

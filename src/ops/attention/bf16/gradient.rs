@@ -16,6 +16,8 @@ use crate::ops::shared::Shared;
 pub(super) const CHUNK: usize = 192;
 /// Keys of a block: whole tiles of 6, whole pairs.
 pub(super) const KEYS: usize = 48;
+/// Rows ahead of which the operands are asked for: a group's heads are pieces of rows, which no prefetcher follows.
+const AHEAD: usize = 16;
 /// The log-sum-exp of a lane without a row. Finite, so that its weights are 0 rather than NaN.
 const NO_ROW: f32 = 1e30;
 
@@ -66,6 +68,10 @@ pub(super) unsafe fn segment(
         let positions = scratch.positions.zeroed(CHUNK);
         lse.fill(NO_ROW);
         for (i, row) in rows.clone().enumerate() {
+            let ahead = element(place(row + AHEAD));
+            for x in [inputs.dout, inputs.o, inputs.q] {
+                tile::ask(x, ahead, size);
+            }
             let (query, head) = place(row);
             let at = element((query, head));
             lse[i] = inputs.lse[query * heads.heads + head] * LOG2_E;

@@ -18,8 +18,11 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{LANES, VECTOR, first_lanes};
+use super::tile::{LANES, VECTOR, ask, first_lanes};
 use crate::ops::avx512::transpose;
+
+/// Pairs of rows ahead of which they are asked for.
+const AHEAD: usize = 4;
 
 /// A block of a matrix.
 #[derive(Clone, Copy)]
@@ -50,6 +53,9 @@ pub(super) fn rows_panel(block: Block<'_>, panel: &mut [u32]) {
     let pairs = block.size / 2;
     block.check();
     assert!(block.rows <= LANES && panel.len() >= pairs * LANES);
+    for row in 0..block.rows {
+        ask(block.data, row * block.stride, block.size);
+    }
     for lane in (0..LANES).step_by(VECTOR) {
         for pair in (0..pairs).step_by(VECTOR) {
             let mask = first_lanes(pairs - pair) as __mmask16;
@@ -81,6 +87,9 @@ pub(super) fn columns_panels(block: Block<'_>, pairs: usize, panels: &mut [u32])
     block.check();
     assert!(block.rows <= 2 * pairs && panels.len() >= pairs * width);
     for pair in 0..pairs {
+        for row in [0, 1].map(|r| 2 * (pair + AHEAD) + r) {
+            ask(block.data, row * block.stride, block.size);
+        }
         for column in (0..width).step_by(VECTOR) {
             let mask = first_lanes(block.size.saturating_sub(column)) as __mmask16;
             let mut x = [_mm512_setzero_si512(); 2];

@@ -184,6 +184,15 @@ pub(super) fn write_scaled(from: &[f32], factor: f32, to: &mut [bf16]) {
     }
 }
 
+/// Asks for the lines of `x[at..at + len]`, which may lie behind its end.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn ask(x: &[bf16], at: usize, len: usize) {
+    for at in (at..at + len).step_by(32) {
+        _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast());
+    }
+}
+
 /// `Σ a · b` in f32, for any length.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
