@@ -116,7 +116,7 @@ impl Nf4 {
 
     /// The scale of block `b`.
     #[inline]
-    fn scale(&self, b: usize) -> f32 {
+    pub(crate) fn scale(&self, b: usize) -> f32 {
         match &self.absmax {
             Absmax::Plain(scales) => scales[b],
             Absmax::Nested { codes, absmax2, offset } => {

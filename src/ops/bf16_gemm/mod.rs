@@ -26,6 +26,8 @@ mod epilogue;
 mod few;
 mod kernel;
 mod narrow;
+#[cfg(target_arch = "x86_64")]
+mod nf4_panel;
 mod outer;
 mod panel;
 mod run;

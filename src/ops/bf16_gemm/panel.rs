@@ -1,9 +1,13 @@
 //! Panels: (pairs, 16·V) words, each two neighbours of the inner dimension of one column. Columns beyond the matrix are zero, as is
 //! the second half of the last pair of an odd inner dimension.
 
+#[cfg(target_arch = "x86_64")]
+use super::nf4_panel;
 use super::source::{Source, Stored};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::avx512;
+#[cfg(target_arch = "x86_64")]
+use crate::quant::nf4::BLOCK;
 use half::bf16;
 use std::ops::Range;
 
@@ -38,6 +42,17 @@ fn of_rows<const V: usize>(
             ..(columns.start + v * 16 + 16).min(columns.end);
         let words = 2 * pairs.len();
         match source.stored {
+            #[cfg(target_arch = "x86_64")]
+            Stored::Nf4(q)
+                if rows.len() == 16
+                    && nf4_panel::applies(k)
+                    && [first, words].iter().all(|n| n.is_multiple_of(BLOCK)) =>
+            {
+                // SAFETY: it applies; sizes are asserted there.
+                unsafe {
+                    nf4_panel::of_rows::<V>(&mut panel[v * 16..], q, k, rows.start, pairs.clone())
+                };
+            }
             Stored::Bf16(values) if rows.len() == 16 && width == words => {
                 let from = &values[rows.start * k + first..(rows.end - 1) * k + first + words];
                 transpose::<V>(&mut panel[v * 16..], from, k, pairs.len());
@@ -125,11 +140,23 @@ fn of_columns<const V: usize>(
     // Pairs of whole rows of a whole panel are read where they lie, the others through scratch.
     let whole = match source.stored {
         Stored::Bf16(_) if n == V * 16 => pairs.end.min(source.rows / 2).max(pairs.start),
+        #[cfg(target_arch = "x86_64")]
+        Stored::Nf4(_)
+            if n == V * 16 && columns.start.is_multiple_of(16) && nf4_panel::applies(k) =>
+        {
+            pairs.end.min(source.rows / 2).max(pairs.start)
+        }
         _ => pairs.start,
     };
     let (direct, rest) = panel.split_at_mut((whole - pairs.start) * V * 16);
-    if let Stored::Bf16(values) = source.stored {
-        interleave::<V>(direct, values, row(2 * pairs.start), k);
+    match source.stored {
+        Stored::Bf16(values) => interleave::<V>(direct, values, row(2 * pairs.start), k),
+        #[cfg(target_arch = "x86_64")]
+        Stored::Nf4(q) if whole > pairs.start => {
+            // SAFETY: it applies, or nothing would be whole; sizes are asserted there.
+            unsafe { nf4_panel::of_columns::<V>(direct, q, k, columns.start, pairs.start..whole) };
+        }
+        _ => {}
     }
     scratch.clear();
     scratch.resize(V * 32, bf16::ZERO);

@@ -159,7 +159,9 @@ impl Task<'_> {
     }
 
     fn run_with<const V: usize>(&self) {
-        let (p, pairs, depth) = (self.product, self.inner, PANEL / (V * 16));
+        let (p, pairs) = (self.product, self.inner);
+        // Parts begin where blocks of NF4 do.
+        let depth = PANEL / (V * 16) / 64 * 64;
         // A panel of several parts is laid out again for each take.
         let rows = if pairs > depth { SUM_ROWS.next_multiple_of(ROWS[V]) } else { TAKE };
         let Some(mut range) = self.take(rows) else { return };
