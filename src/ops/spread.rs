@@ -50,4 +50,23 @@ mod tests {
             assert_eq!(runs, vec![1; tasks]);
         }
     }
+
+    #[test]
+    fn every_thread_is_asked_to_help_once() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        for (most, helpers) in [(1, 1), (3, 3), (9, 4)] {
+            let (runs, helps) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let count = |of: &AtomicUsize| of.fetch_add(1, Ordering::Relaxed);
+            pool.install(|| {
+                let run = |_: &()| {
+                    count(&runs);
+                };
+                let then = || {
+                    count(&helps);
+                };
+                spread_then(&[(), ()], most, run, then);
+            });
+            assert_eq!([runs.into_inner(), helps.into_inner()], [2, helpers]);
+        }
+    }
 }

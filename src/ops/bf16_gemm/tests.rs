@@ -95,14 +95,16 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
     }
     let residual = narrow(&residual);
     // Plain, some products have kernels of their own.
-    for (bias, residual) in [(Some(&bias[..]), Some(&residual[..])), (None, None)] {
+    let (bias, residual) = (Some(&bias[..]), Some(&residual[..]));
+    for (bias, residual) in [(bias, residual), (None, residual), (None, None)] {
         let mut y = vec![bf16::NAN; n * out];
         product(Sink::bf16(&mut y, bias, residual)).unwrap();
         for (i, want) in want.iter().enumerate() {
             let added = residual.map_or(0.0, |r| r[i].to_f64());
             let want = want + bias.map_or(0.0, |b| f64::from(b[i % out])) + added;
             let near = (y[i].to_f64() - want).abs() < want.abs() / 250.0 + limit;
-            assert!(near, "{what}, bf16 sink, bias {}", bias.is_some());
+            let added = [bias.is_some(), residual.is_some()];
+            assert!(near, "{what}, bf16 sink, bias and residual {added:?}");
         }
     }
 }
@@ -122,6 +124,10 @@ fn odd_shapes_are_the_plain_sums() {
         [19, 33, 2, 9],
         [13, 5001, 7, 50],
         [600, 4100, 8, 20],
+        // Whole blocks of NF4 and whole panels, which meet parts of blocks; an odd number of rows; several parts.
+        [21, 192, 8, 192],
+        [7, 129, 8, 320],
+        [9, 4160, 8, 192],
     ];
     for shape in shapes {
         for transposed in [true, false] {
@@ -212,8 +218,8 @@ fn bits_do_not_depend_on_threads() {
     if !available().unwrap() {
         return;
     }
-    // A panel's, a narrow and an outer one.
-    for [n, k, out] in [[70, 200, 100], [700, 200, 8], [8, 2100, 200]] {
+    // A panel's, one whose panels are shared, a narrow and an outer one.
+    for [n, k, out] in [[70, 200, 100], [500, 200, 100], [700, 200, 8], [8, 2100, 200]] {
         let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(k, out));
         let product = |threads: usize| {
             let cx = Cx::cpu(DType::BF16, threads).unwrap();
