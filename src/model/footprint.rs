@@ -301,11 +301,10 @@ impl Pass<'_> {
         self.l.give([h].into_iter().chain(dus).chain(dy));
         self.round(&mut gated, f);
         let dus = self.outer(i, &["mlp.gate_proj", "mlp.up_proj"]);
-        let dh = self.act(c);
+        let h = self.act(c); // dh, then the norm's output
         self.masked(&dus, c);
-        let h = self.act(c);
         self.gradients(&dus, c, false);
-        self.l.give([h, dh, kept.x2].into_iter().chain(dus).chain(gated).chain(u_down));
+        self.l.give([h, kept.x2].into_iter().chain(dus).chain(gated).chain(u_down));
 
         let computed_again = kept.attended.is_none();
         let attended = match kept.attended {
@@ -325,16 +324,14 @@ impl Pass<'_> {
         for (dx, cols) in grads.iter_mut().zip([qd, kd, kd]) {
             self.round(std::slice::from_mut(dx), cols);
         }
-        let h = self.act(c);
         let leaves = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let dus = self.outer(i, &leaves);
+        let h = self.act(c); // dh, then the norm's output
+        if i > 0 {
+            self.masked(&dus, c);
+        }
         self.gradients(&dus, c, false);
         self.l.give([h]);
-        if i > 0 {
-            let dh = self.act(c);
-            self.masked(&dus, c);
-            self.l.give([dh]);
-        }
         self.l.give(dus.into_iter().chain(grads));
         // The layer's x.
         self.l.give([(self.s.tokens * c * self.s.size, self.s.size)]);
