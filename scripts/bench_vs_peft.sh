@@ -14,5 +14,5 @@ cargo build --release --locked >&2
 limits() { cargo bench --locked --bench limits 2>/dev/null | grep '^{'; }
 "$cache/py/bin/pip" list 2>/dev/null | grep -iE "^(torch|transformers|peft|bitsandbytes) "; rustc --version
 limits # builds it, and shows the machine before
-"$cache/py/bin/python" scripts/bench_vs_peft.py "$CARGO_TARGET_DIR/release/vft" --limits "$(limits)" "$@"
+"$cache/py/bin/python" scripts/bench_vs_peft.py "$CARGO_TARGET_DIR/release/vft" "$@" --limits "$(limits)"
 limits

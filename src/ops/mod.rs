@@ -6,8 +6,8 @@
 //!
 //! On a CUDA device the same functions launch the kernels of `src/kernels`.
 //!
-//! No result depends on the number of threads: work is cut into pieces by shape alone, and sums run in a fixed order. On the CPU it
-//! depends on the instruction set ([`isa`]).
+//! No result depends on the number of threads: whoever computes an element sums all of it, in an order that its shape alone decides.
+//! On the CPU it depends on the instruction set ([`isa`]).
 
 pub mod attention;
 #[cfg(target_arch = "x86_64")]

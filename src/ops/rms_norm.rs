@@ -33,7 +33,7 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
     if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32_mut()?).zip(x.bf16()?.par_chunks(c));
         // SAFETY: a context has rows of bf16 only where the processor has the instructions.
-        rows.with_max_len(share(n)).for_each(|((y, r), x)| unsafe {
+        rows.with_max_len(share(n, c)).for_each(|((y, r), x)| unsafe {
             *r = 1.0 / (avx512::rms_norm::squares(x) / c as f32 + eps).sqrt();
             avx512::rms_norm::scale(y, x, g, *r);
         });
@@ -46,7 +46,7 @@ pub fn forward(cx: &Cx, x: &Buf, g: &Vector, eps: f32) -> Result<(Buf, Buf)> {
 fn forward_cpu<T: Value>(x: &Buf, g: &[f32], eps: f32, y: &mut Buf, r: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32_mut()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_max_len(share(x.rows())).for_each(|((y, r), x)| {
+    rows.with_max_len(share(x.rows(), c)).for_each(|((y, r), x)| {
         simd::vectorized(
             #[inline(always)]
             || {
@@ -81,7 +81,7 @@ fn again(cx: &Cx, x: &Buf, g: &Vector, r: &Buf, y: &mut Buf) -> Result<()> {
     if cx.has_bf16_rows() {
         let rows = y.bf16_mut()?.par_chunks_mut(c).zip(r.f32()?).zip(x.bf16()?.par_chunks(c));
         // SAFETY: as above.
-        rows.with_max_len(share(n))
+        rows.with_max_len(share(n, c))
             .for_each(|((y, r), x)| unsafe { avx512::rms_norm::scale(y, x, g, *r) });
         return Ok(());
     }
@@ -91,7 +91,7 @@ fn again(cx: &Cx, x: &Buf, g: &Vector, r: &Buf, y: &mut Buf) -> Result<()> {
 fn again_cpu<T: Value>(x: &Buf, g: &[f32], r: &Buf, y: &mut Buf) -> Result<()> {
     let c = g.len();
     let rows = T::of_mut(y)?.par_chunks_mut(c).zip(r.f32()?).zip(T::of(x)?.par_chunks(c));
-    rows.with_max_len(share(x.rows())).for_each(|((y, r), x)| {
+    rows.with_max_len(share(x.rows(), c)).for_each(|((y, r), x)| {
         simd::vectorized(
             #[inline(always)]
             || scale_row(y, x, g, *r),
@@ -127,7 +127,7 @@ pub fn backward(cx: &Cx, dy: &mut Buf, x: &Buf, g: &Vector, r: &Buf, dx: &mut Bu
         let rows = dx.bf16_mut()?.par_chunks_mut(c).zip(dy.bf16_mut()?.par_chunks_mut(c));
         let rows = rows.zip(x.bf16()?.par_chunks(c)).zip(r.f32()?);
         // SAFETY: as above.
-        rows.with_max_len(share(x.rows())).for_each(|(((dx, dy), x), r)| unsafe {
+        rows.with_max_len(share(x.rows(), c)).for_each(|(((dx, dy), x), r)| unsafe {
             avx512::rms_norm::backward(dx, dy, x, g, *r);
         });
         return Ok(());
@@ -139,7 +139,7 @@ fn backward_cpu<T: Value>(dy: &mut Buf, x: &Buf, g: &[f32], r: &Buf, dx: &mut Bu
     let c = g.len();
     let rows = T::of_mut(dx)?.par_chunks_mut(c).zip(T::of_mut(dy)?.par_chunks_mut(c));
     let rows = rows.zip(T::of(x)?.par_chunks(c)).zip(r.f32()?);
-    rows.with_max_len(share(x.rows())).for_each(|(((dx, dy), x), &r)| {
+    rows.with_max_len(share(x.rows(), c)).for_each(|(((dx, dy), x), &r)| {
         simd::vectorized(
             #[inline(always)]
             || {

@@ -85,9 +85,10 @@ fn rotate_bf16<const X: usize>(
     positions: &[u32],
     sign: f32,
 ) -> Result<()> {
-    let (mut tasks, own) = (Vec::new(), share(positions.len()));
+    let mut tasks = Vec::new();
     for x in xs {
         let cols = x.cols();
+        let own = share(positions.len(), cols);
         let rows = x.bf16_mut()?.chunks_mut(own * cols);
         tasks.extend(rows.zip(positions.chunks(own)).map(|(rows, at)| (rows, cols, at)));
     }
@@ -130,8 +131,8 @@ fn rotate_one(
 
 fn rotate_cpu<T: Value>(x: &mut Buf, table: &Table, positions: &[u32], sign: f32) -> Result<()> {
     let (cols, half) = (x.cols(), table.half);
-    let rows = T::of_mut(x)?.par_chunks_mut(cols).zip(positions).with_min_len(8);
-    rows.for_each(|(row, &p)| {
+    let rows = T::of_mut(x)?.par_chunks_mut(cols).zip(positions);
+    rows.with_max_len(share(positions.len(), cols)).for_each(|(row, &p)| {
         let (cos, sin) = table.row(p);
         simd::vectorized(
             #[inline(always)]

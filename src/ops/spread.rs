@@ -3,6 +3,9 @@
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Elements of a task of equal ones at least.
+const LEAST: usize = 4096;
+
 /// Runs every task on rayon's current threads, each of which takes the next one when it has done its last: put the large ones first,
 /// and no thread is left with a large one in the end. Cutting the list in halves, as rayon does, knows nothing of sizes.
 pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
@@ -30,9 +33,10 @@ pub(super) fn spread_then<T: Sync>(
     (0..threads).into_par_iter().with_max_len(1).for_each(|_| take());
 }
 
-/// Rows (or columns, or blocks) of a task where all are equal: several for each thread, so that none waits long for another in the end.
-pub(super) fn share(rows: usize) -> usize {
-    rows.div_ceil(8 * rayon::current_num_threads()).max(1)
+/// Rows of a task where all are equal: several tasks for each thread, so that none waits long for another in the end, but none so small
+/// that to hand it out costs more than it does.
+pub(super) fn share(rows: usize, cols: usize) -> usize {
+    rows.div_ceil(8 * rayon::current_num_threads()).max(LEAST.div_ceil(cols.max(1)))
 }
 
 #[cfg(test)]

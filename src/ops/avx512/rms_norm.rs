@@ -1,6 +1,6 @@
 //! [`crate::ops::rms_norm`] on bf16, a row at a time.
 
-use super::{lanes, load, load_f32, load_f32_part, load_part, store, store_part};
+use super::{load, load_f32, load_f32_part, load_part, store, store_part};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -60,7 +60,7 @@ fn product(dy: &[bf16], g: &[f32], x: &[bf16]) -> f32 {
         sums.swap(0, 1);
     }
     let rest = _mm512_mul_ps(load_part(dy_rest), load_f32_part(g_rest));
-    sums[0] = _mm512_mask3_fmadd_ps(rest, load_part(x_rest), sums[0], lanes(x_rest.len()));
+    sums[0] = _mm512_fmadd_ps(rest, load_part(x_rest), sums[0]);
     _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
 }
 
@@ -80,7 +80,7 @@ pub(in crate::ops) fn backward(dx: &mut [bf16], dy: &mut [bf16], x: &[bf16], g: 
         store(dx, own);
         store(dy, y);
     }
-    let [rest_dx, rest_dy] = [&*dx_rest, &*dy_rest].map(|v| load_part(v));
+    let (rest_dx, rest_dy) = (load_part(dx_rest), load_part(dy_rest));
     let [own, y] = both(rest_dx, rest_dy, load_part(x_rest), load_f32_part(g_rest), [r, back]);
     store_part(dx_rest, own);
     store_part(dy_rest, y);

@@ -32,6 +32,7 @@ impl Lines {
 
     /// Pairs from one to the next.
     #[inline]
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn apart(&self) -> usize {
         self.apart
     }

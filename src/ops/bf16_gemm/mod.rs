@@ -4,8 +4,9 @@
 //! projections that share an input are more of the inner dimension, not more passes. What becomes of the sum is its [`Sink`].
 //!
 //! One copy of a weight, row-major as it lies in the file (or packed NF4), serves both directions. A panel of 16·V output columns
-//! is laid out for the kernel in a cache-sized buffer of the thread (`panel.rs`) and used for all rows of the batch; activations
-//! are bf16, row-major, never packed. A tile is R rows × V vectors: 24 accumulators in registers over the inner dimension
+//! is laid out for the kernel in a cache-sized buffer of the thread (`panel.rs`, `nf4_panel.rs`) and used for all rows of
+//! the batch; a thread without one of its own lays out that of another and takes some of its rows. Activations are bf16, row-major,
+//! never packed. A tile is R rows × V vectors: 24 accumulators in registers over the inner dimension
 //! (`kernel.rs`).
 //!
 //! ```text
@@ -15,10 +16,10 @@
 //! ```
 //!
 //! Sums stay in registers until the sink has them (`epilogue.rs`), and while a tile is computed the weights of the next panel are
-//! asked for. Where a panel would serve a single tile others do the work: `narrow.rs` products of up to 16 columns, `outer.rs` those
-//! of up to 16 rows with a matrix seen by its columns, `few.rs` up to four rows with one seen by its rows.
+//! asked for. Where a panel would serve a single tile others do the work: `narrow/` products of up to 16 columns, `outer.rs` those of
+//! up to 16 rows with a matrix seen by its columns, `few.rs` up to four rows with one seen by its rows.
 //!
-//! An element is summed by one thread in one order, and work is cut by shape: results do not depend on the number of threads.
+//! An element is summed by one thread in one order, whoever takes it: results do not depend on the number of threads.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]

@@ -48,6 +48,7 @@ pub(super) unsafe fn of_columns<const V: usize>(
     pairs: Range<usize>,
 ) {
     assert!(first.is_multiple_of(LANES) && first + V * LANES <= cols, "columns outside the weight");
+    assert!(nf4.packed.len() >= nf4.len.div_ceil(2), "codes are missing");
     assert!(2 * pairs.end * cols <= nf4.len && panel.len() >= pairs.len() * V * LANES, "rows");
     // Of 16 bytes, the first row's and then the second's, to each lane the one that holds its column.
     let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -103,6 +104,7 @@ pub(super) unsafe fn of_rows<const V: usize>(
     use crate::ops::avx512::transpose;
     let inner = 2 * pairs.start..2 * pairs.end;
     assert!(inner.start.is_multiple_of(BLOCK) && inner.end.is_multiple_of(BLOCK), "whole blocks");
+    assert!(nf4.packed.len() >= nf4.len.div_ceil(2), "codes are missing");
     assert!((first + LANES) * cols <= nf4.len && inner.end <= cols, "rows outside the weight");
     assert!(pairs.is_empty() || (pairs.len() - 1) * V * LANES + LANES <= panel.len(), "the panel");
     for k in inner.clone().step_by(BLOCK) {

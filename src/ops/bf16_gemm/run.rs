@@ -19,11 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Words of a panel that are laid out at once: 320 KiB, a part of the L2 cache.
 const PANEL: usize = 80 << 10;
-/// Rows whose sums are kept between parts of a long inner dimension.
-const SUM_ROWS: usize = 512;
+/// Most rows whose sums are kept between parts of a long inner dimension: takes of so many.
+const SUM_ROWS: usize = 480;
+/// Panels below which such takes are smaller, so that every thread has work.
+const FEW_PANELS: usize = 8;
 /// Most parts of the inner dimension: terms.
 const TERMS: usize = 8;
-/// Rows that a thread takes of a panel at a time: a multiple of every tile's.
+/// Rows that a thread takes of a panel at a time, or a part of them: a multiple of every tile's.
 const TAKE: usize = 96;
 
 /// One summand: x (rows, inner) with rows `stride` elements apart, against a matrix. An odd inner dimension needs a stride (and
@@ -74,8 +76,8 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
     }
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
     tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
-    let takes = tasks.iter().map(|t| t.product.rows.div_ceil(TAKE)).sum();
-    // What is not done yet was taken last.
+    let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
+    // What is not done yet when no panel is left was, as a rule, taken last.
     let last = tasks.len().saturating_sub(2 * rayon::current_num_threads());
     spread_then(&tasks, takes, Task::run, || tasks[last..].iter().for_each(Task::run));
     Ok(())
@@ -104,6 +106,11 @@ fn vectors(columns: usize) -> usize {
     }
 }
 
+/// Pairs of a panel that are laid out at once: parts begin where blocks of NF4 do.
+fn depth(vectors: usize) -> usize {
+    PANEL / (vectors * 16) / 64 * 64
+}
+
 /// One panel.
 struct Task<'a> {
     product: &'a Product<'a>,
@@ -111,6 +118,8 @@ struct Task<'a> {
     inner: usize,
     vectors: usize,
     columns: Range<usize>,
+    /// Rows of a take.
+    take: usize,
     /// The first row that nobody has taken.
     next: AtomicUsize,
 }
@@ -118,10 +127,18 @@ struct Task<'a> {
 fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
     let vectors = vectors(p.columns);
     let inner = p.terms.iter().map(|t| t.source.inner().div_ceil(2)).sum();
+    // A panel of several parts is laid out again for each take.
+    let take = if inner <= depth(vectors) {
+        TAKE
+    } else {
+        let cuts = FEW_PANELS.div_ceil(p.columns.div_ceil(vectors * 16).max(1));
+        p.rows.div_ceil(cuts).next_multiple_of(TAKE).clamp(TAKE, SUM_ROWS)
+    };
     (0..p.columns).step_by(vectors * 16).map(move |first| Task {
         product: p,
         inner,
         vectors,
+        take,
         columns: first..(first + vectors * 16).min(p.columns),
         next: AtomicUsize::new(0),
     })
@@ -149,8 +166,9 @@ impl Task<'_> {
         }
     }
 
-    fn take(&self, rows: usize) -> Option<Range<usize>> {
-        let end = self.product.rows;
+    /// Rows that nobody else gets.
+    fn take(&self) -> Option<Range<usize>> {
+        let (rows, end) = (self.take, self.product.rows);
         if self.next.load(Ordering::Relaxed) >= end {
             return None;
         }
@@ -159,15 +177,11 @@ impl Task<'_> {
     }
 
     fn run_with<const V: usize>(&self) {
-        let (p, pairs) = (self.product, self.inner);
-        // Parts begin where blocks of NF4 do.
-        let depth = PANEL / (V * 16) / 64 * 64;
-        // A panel of several parts is laid out again for each take.
-        let rows = if pairs > depth { SUM_ROWS.next_multiple_of(ROWS[V]) } else { TAKE };
-        let Some(mut range) = self.take(rows) else { return };
+        let (p, pairs, depth) = (self.product, self.inner, depth(V));
+        let Some(mut range) = self.take() else { return };
         SCRATCH.with_borrow_mut(|s| {
             let panel = s.panel.take::<u32>(PANEL);
-            let sums = s.sums.take::<f32>(if pairs > depth { rows * V * 16 } else { 0 });
+            let sums = s.sums.take::<f32>(if pairs > depth { self.take * V * 16 } else { 0 });
             let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
             let (mut segments, mut count, mut laid) = ([empty; TERMS], 0, None);
             let mut lines = Lines::new(Ahead::NOTHING, 0);
@@ -177,7 +191,9 @@ impl Task<'_> {
                         count = self.lay_out::<V>(&part, panel, &mut segments, &mut s.rows);
                         laid = Some(part.start);
                         let ahead = if part.end == pairs { self.ahead() } else { Ahead::NOTHING };
-                        lines = Lines::new(ahead, pairs * p.rows.div_ceil(ROWS[V]));
+                        // All rows meet a panel that is laid out once; these alone meet the last of several parts.
+                        let rows = if pairs > depth { range.len() } else { p.rows };
+                        lines = Lines::new(ahead, part.len() * rows.div_ceil(ROWS[V]));
                     }
                     let tiles = Tiles {
                         segments: &segments[..count],
@@ -196,7 +212,7 @@ impl Task<'_> {
                     // these rows and columns were taken once; `sums` has room for as many rows wherever there are several parts.
                     unsafe { kernel::run::<V>(&tiles, &mut lines) };
                 }
-                match self.take(rows) {
+                match self.take() {
                     Some(next) => range = next,
                     None => return,
                 }

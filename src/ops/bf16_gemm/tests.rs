@@ -18,19 +18,21 @@ struct Factor {
     cols: usize,
     bf16: Vec<bf16>,
     nf4: Nf4,
+    nested: Nf4,
     f32: Vec<f32>,
 }
 
 impl Factor {
     fn new(rows: usize, cols: usize) -> Self {
         let f32 = noise(rows * cols, 5);
-        Self { rows, cols, bf16: narrow(&f32), nf4: quantize(&f32, true), f32 }
+        Self { rows, cols, bf16: narrow(&f32), nf4: quantize(&f32, false), nested: quantize(&f32, true), f32 }
     }
 
     fn stored(&self, kind: &str) -> Stored<'_> {
         match kind {
             "bf16" => Stored::Bf16(&self.bf16),
             "nf4" => Stored::Nf4(&self.nf4),
+            "nf4-dq" => Stored::Nf4(&self.nested),
             _ => Stored::F32(&self.f32, 0.7),
         }
     }
@@ -79,6 +81,11 @@ fn check(kind: &str, transposed: bool, [n, k, r, out]: [usize; 4]) {
     product(Sink::f32(&mut c, true, 2.0)).unwrap();
     for (c, want) in c.iter().zip(&want) {
         assert!((f64::from(*c) - 0.5 - 2.0 * want).abs() < 2.0 * limit, "{what}: {c} {want}");
+    }
+    let mut c = vec![f32::NAN; n * out];
+    product(Sink::f32(&mut c, false, 2.0)).unwrap();
+    for (c, want) in c.iter().zip(&want) {
+        assert!((f64::from(*c) - 2.0 * want).abs() < 2.0 * limit, "{what}, overwritten");
     }
     let mut c = vec![0.5f32; n * out];
     product(Sink::transposed(&mut c, 2.0)).unwrap();
@@ -131,7 +138,7 @@ fn odd_shapes_are_the_plain_sums() {
     ];
     for shape in shapes {
         for transposed in [true, false] {
-            for kind in ["bf16", "nf4", "f32"] {
+            for kind in ["bf16", "nf4", "nf4-dq", "f32"] {
                 check(kind, transposed, shape);
             }
         }
@@ -218,8 +225,10 @@ fn bits_do_not_depend_on_threads() {
     if !available().unwrap() {
         return;
     }
-    // A panel's, one whose panels are shared, a narrow and an outer one.
-    for [n, k, out] in [[70, 200, 100], [500, 200, 100], [700, 200, 8], [8, 2100, 200]] {
+    // A panel's, two whose panels are shared, the second's in parts, a narrow and an outer one.
+    for [n, k, out] in
+        [[70, 200, 100], [500, 200, 100], [700, 4200, 100], [700, 200, 8], [8, 2100, 200]]
+    {
         let (x, w) = (narrow(&noise(n * k, 1)), Factor::new(k, out));
         let product = |threads: usize| {
             let cx = Cx::cpu(DType::BF16, threads).unwrap();

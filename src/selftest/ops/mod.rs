@@ -160,8 +160,12 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
+    /// Halves of a head below a vector, of whole vectors, and of one and a part.
     fn rope(&mut self) -> Result<()> {
-        let (heads, half) = (3, 7);
+        [7, 32, 23].into_iter().try_for_each(|half| self.rope_of(3, half))
+    }
+
+    fn rope_of(&mut self, heads: usize, half: usize) -> Result<()> {
         let x = self.inputs.values(N * heads * 2 * half);
         let freqs: Vec<f32> = (0..half).map(|i| 100f32.powf(-(i as f32) / half as f32)).collect();
         let table = rope::Table::new(self.cx, &freqs, 1.0, 50)?;

@@ -42,6 +42,11 @@ impl Block<'_> {
         Block { data: &self.data[rows.start * self.stride..], rows: rows.len(), ..self }
     }
 
+    /// Whether its rows lie apart, so that no prefetcher follows them.
+    fn is_scattered(&self) -> bool {
+        self.stride > self.size
+    }
+
     fn check(&self) {
         assert!(self.rows == 0 || self.data.len() >= (self.rows - 1) * self.stride + self.size);
     }
@@ -53,8 +58,10 @@ pub(super) fn rows_panel(block: Block<'_>, panel: &mut [u32]) {
     let pairs = block.size / 2;
     block.check();
     assert!(block.rows <= LANES && panel.len() >= pairs * LANES);
-    for row in 0..block.rows {
-        ask(block.data, row * block.stride, block.size);
+    if block.is_scattered() {
+        for row in 0..block.rows {
+            ask(block.data, row * block.stride, block.size);
+        }
     }
     for lane in (0..LANES).step_by(VECTOR) {
         for pair in (0..pairs).step_by(VECTOR) {
@@ -87,8 +94,10 @@ pub(super) fn columns_panels(block: Block<'_>, pairs: usize, panels: &mut [u32])
     block.check();
     assert!(block.rows <= 2 * pairs && panels.len() >= pairs * width);
     for pair in 0..pairs {
-        for row in [0, 1].map(|r| 2 * (pair + AHEAD) + r) {
-            ask(block.data, row * block.stride, block.size);
+        if block.is_scattered() {
+            for row in 2 * (pair + AHEAD)..2 * (pair + AHEAD) + 2 {
+                ask(block.data, row * block.stride, block.size);
+            }
         }
         for column in (0..width).step_by(VECTOR) {
             let mask = first_lanes(block.size.saturating_sub(column)) as __mmask16;
