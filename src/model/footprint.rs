@@ -224,12 +224,15 @@ impl Pass<'_> {
     fn forward(&mut self, i: usize, keep: Keep) -> Kept {
         let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
         let (x2, attended) = self.attend(i);
-        let attended = if keep == Keep::Residual {
-            self.l.give(attended);
-            None
-        } else {
-            Some(attended)
+        let u = (self.s.tokens * self.s.rank * self.s.operand, self.s.operand);
+        let gone = |held: &Held| match keep {
+            Keep::All => false,
+            Keep::Attention => *held == u,
+            Keep::Residual => true,
         };
+        let (gone, attended): (Vec<_>, Vec<_>) = attended.into_iter().partition(gone);
+        self.l.give(gone);
+        let attended = (keep != Keep::Residual).then_some(attended);
         let gated = self.gate(i);
         let h = self.act(f);
         let gated = if keep == Keep::All {
@@ -266,29 +269,30 @@ impl Pass<'_> {
         }
     }
 
-    /// Scratch of the adapters' gradients.
-    fn gradients(&mut self, dus: &[Held], input: usize, u_missing: bool) {
+    /// Scratch of the adapters' gradients, some of whose u were not kept.
+    fn gradients(&mut self, dus: &[Held], input: usize, missing: usize) {
         if dus.is_empty() {
             return;
         }
         let rounded = if self.s.dropout { None } else { self.rounded(input) };
-        let u = u_missing.then(|| {
+        let mut us = Vec::new();
+        for _ in 0..missing {
             let dropped = self.dropped(input);
-            let u = self.operand(self.s.rank);
+            us.push(self.operand(self.s.rank));
             self.l.give(dropped);
-            u
-        });
+        }
         let mut held = self.dropped(input);
         if self.s.operand == 2 {
             held.extend([self.operand(self.s.rank), self.operand(self.s.rank)]); // transposed
         }
-        self.l.give(held.into_iter().chain(rounded).chain(u));
+        self.l.give(held.into_iter().chain(rounded).chain(us));
     }
 
     fn backward(&mut self, i: usize, kept: Kept) {
         let s = self.s.spec;
         let (c, f) = (s.hidden, s.ffn);
         let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
+        let lean = kept.gated.is_none();
         let (mut gated, u_down) = match kept.gated {
             Some(kept) => kept,
             None => (self.gate(i), None),
@@ -297,13 +301,13 @@ impl Pass<'_> {
         let dus = self.outer(i, &["mlp.down_proj"]);
         let h = self.act(f);
         self.masked(&dus, f);
-        self.gradients(&dus, f, u_down.is_none());
+        self.gradients(&dus, f, usize::from(u_down.is_none()));
         self.l.give([h].into_iter().chain(dus).chain(dy));
         self.round(&mut gated, f);
         let dus = self.outer(i, &["mlp.gate_proj", "mlp.up_proj"]);
         let h = self.act(c); // dh, then the norm's output
         self.masked(&dus, c);
-        self.gradients(&dus, c, false);
+        self.gradients(&dus, c, 0);
         self.l.give([h, kept.x2].into_iter().chain(dus).chain(gated).chain(u_down));
 
         let computed_again = kept.attended.is_none();
@@ -315,7 +319,7 @@ impl Pass<'_> {
         let dus = self.outer(i, &["self_attn.o_proj"]);
         let dout = self.act(qd);
         self.masked(&dus, qd);
-        self.gradients(&dus, qd, computed_again);
+        self.gradients(&dus, qd, usize::from(lean));
         self.l.give(dus.into_iter().chain(dy));
         let mut grads = [self.act(qd), self.act(kd), self.act(kd)];
         self.l.give([dout]);
@@ -330,7 +334,7 @@ impl Pass<'_> {
         if i > 0 {
             self.masked(&dus, c);
         }
-        self.gradients(&dus, c, false);
+        self.gradients(&dus, c, if lean && !computed_again { dus.len() } else { 0 });
         self.l.give([h]);
         self.l.give(dus.into_iter().chain(grads));
         // The layer's x.

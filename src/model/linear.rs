@@ -217,12 +217,9 @@ pub fn gradients(
     // What is dropped is dropped before it is rounded.
     let rounded = if masks.iter().all(Option::is_some) { None } else { Some(cx.operand(x)?) };
     let rounded = rounded.as_deref().unwrap_or(x);
-    let mut again = Vec::new();
-    for (out, _) in adapted().filter(|(out, _)| out.u.is_none()) {
-        let us = inner(cx, arena, [x, rounded], &[out.linear], dropout)?;
-        again.extend(us.into_iter().flatten());
-    }
-    let (mut seen, mut slices, mut again) = (Vec::new(), Vec::new(), again.iter());
+    let missing: Vec<_> = adapted().filter(|(o, _)| o.u.is_none()).map(|(o, _)| o.linear).collect();
+    let again = inner(cx, arena, [x, rounded], &missing, dropout)?;
+    let (mut seen, mut slices, mut again) = (Vec::new(), Vec::new(), again.iter().flatten());
     for ((out, du), mask) in adapted().zip(&masks) {
         let (Some(a), Some(du)) = (&out.linear.adapter, du) else { continue };
         let Some(u) = out.u.or_else(|| again.next()) else { continue };

@@ -17,9 +17,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 /// Rows that go over the vocabulary together.
-pub const ROWS: usize = 1024;
-/// Elements of a part of the logits: 4 MiB of f32.
-const PART: usize = 1 << 20;
+pub const ROWS: usize = 512;
+/// Elements of a part of the logits: 2 MiB of f32.
+const PART: usize = 1 << 19;
 
 /// Columns of a part of the logits.
 pub fn width(vocab: usize) -> usize {

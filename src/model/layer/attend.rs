@@ -17,10 +17,17 @@ pub(super) struct Attended {
     v: Buf,
     o: Buf,
     lse: Buf,
-    /// Adapter products of q, k, v.
+    /// Adapter products of q, k, v, where they were kept.
     u: [Option<Buf>; 3],
-    /// That of the output projection, where it was computed.
+    /// That of the output projection, where it was computed and kept.
     u_o: Option<Buf>,
+}
+
+impl Attended {
+    /// Without the adapters' products, which are soon computed again.
+    pub(super) fn without_products(self) -> Self {
+        Self { u: [None, None, None], u_o: None, ..self }
+    }
 }
 
 impl Layer {

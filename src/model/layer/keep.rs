@@ -6,7 +6,7 @@
 pub enum Keep {
     /// Everything (`none`).
     All,
-    /// What surrounds attention; the wide gate and up are computed again (`mlp`).
+    /// What surrounds attention; the wide gate and up, and the adapters' narrow products, are computed again (`mlp`).
     Attention,
     /// The residual stream, x and x₂ (`full`). The outputs of o and down are not computed again: nothing needs them.
     Residual,

@@ -78,7 +78,11 @@ impl Layer {
     /// When the shapes disagree.
     pub fn forward(&self, p: Pass<'_>, arena: &Arena, x: Buf, keep: Keep) -> Result<(Buf, Saved)> {
         let (x2, attended) = self.attend(p, arena, &x, None)?;
-        let attended = (keep != Keep::Residual).then_some(attended);
+        let attended = match keep {
+            Keep::All => Some(attended),
+            Keep::Attention => Some(attended.without_products()),
+            Keep::Residual => None,
+        };
         let gated = self.mlp_gate(p, arena, &x2)?;
         let (y, gated) = self.mlp_down(p, arena, &x2, gated, keep == Keep::All)?;
         Ok((y, Saved { x, x2, attended, gated }))

@@ -35,16 +35,39 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
     use crate::ops::spread::spread;
     let all: usize = products.iter().map(|p| p.columns).sum();
     let share = all.div_ceil(4 * rayon::current_num_threads());
-    let width = share.next_multiple_of(COLUMNS).clamp(COLUMNS, TASK);
-    let columns = |p: &Product<'_>| (0..p.columns).step_by(width).zip(std::iter::repeat(p.columns));
-    let tasks: Vec<_> = products
-        .iter()
-        .flat_map(|p| columns(p).map(move |(first, end)| (*p, first..(first + width).min(end))))
-        .collect();
-    spread(&tasks, |(p, columns)| {
-        // SAFETY: the caller's promise; tasks differ in their product or its columns.
-        unsafe { x86::columns(p, columns.clone()) };
+    let groups = groups(products);
+    let mut tasks = Vec::new();
+    for group in &groups {
+        let columns = group[0].columns;
+        let width = (share / group.len()).next_multiple_of(COLUMNS).clamp(COLUMNS, TASK);
+        let starts = (0..columns).step_by(width);
+        tasks.extend(starts.map(|first| (group, first..(first + width).min(columns))));
+    }
+    spread(&tasks, |(group, columns)| {
+        for p in *group {
+            // SAFETY: the caller's promise; tasks differ in their products or the columns.
+            unsafe { x86::columns(p, columns.clone()) };
+        }
     });
+}
+
+/// Products that share their matrix: columns that one has read are near for the next.
+#[cfg(target_arch = "x86_64")]
+fn groups<'a>(products: &[&'a Product<'a>]) -> Vec<Vec<&'a Product<'a>>> {
+    let of = |p: &Product<'_>| {
+        p.terms.first().map(|t| match t.source.stored {
+            Stored::Bf16(v) => (v.as_ptr(), t.source.rows, t.source.cols),
+            _ => (std::ptr::null(), 0, 0),
+        })
+    };
+    let mut groups: Vec<Vec<&Product<'_>>> = Vec::new();
+    for p in products {
+        match groups.iter_mut().find(|group| of(group[0]) == of(p)) {
+            Some(group) => group.push(p),
+            None => groups.push(vec![p]),
+        }
+    }
+    groups
 }
 
 #[cfg(not(target_arch = "x86_64"))]

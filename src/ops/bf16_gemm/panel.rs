@@ -190,21 +190,23 @@ fn interleave<const V: usize>(to: &mut [u32], values: &[bf16], first: usize, k: 
 }
 
 /// # Safety
-/// The processor must have AVX-512 F; every pair of rows lies inside `values`.
+/// The processor must have AVX-512 F and BW; every pair of rows lies inside `values`.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn interleave_vectors<const V: usize>(
     to: &mut [u32],
     values: &[bf16],
     first: usize,
     k: usize,
 ) {
-    use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_or_si512,
-        _mm512_slli_epi32, _mm512_storeu_si512,
-    };
+    use std::arch::x86_64::*;
     /// Pairs ahead of which rows are asked for: each is another page or line that no prefetcher guesses.
     const AHEAD: usize = 12;
+    // Element j of one row, then that of the other, which begins at 32.
+    let words = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let both = _mm512_or_si512(words, _mm512_slli_epi32(words, 16));
+    let low = _mm512_add_epi32(both, _mm512_set1_epi32(32 << 16));
+    let high = _mm512_add_epi32(low, _mm512_set1_epi32(16 << 16 | 16));
     let start = values.as_ptr().wrapping_add(first);
     for p in 0..to.len() / (V * 16) {
         let (even, odd) = (start.wrapping_add(2 * p * k), start.wrapping_add((2 * p + 1) * k));
@@ -213,13 +215,23 @@ unsafe fn interleave_vectors<const V: usize>(
             _mm_prefetch::<_MM_HINT_T0>(even.wrapping_add(ahead).cast());
             _mm_prefetch::<_MM_HINT_T0>(odd.wrapping_add(ahead).cast());
         }
-        for v in 0..V {
-            // SAFETY: vector v of both rows and of the pair exists (the caller's promise).
+        for v in (0..V).step_by(2) {
+            // SAFETY: vectors v and, where there is one, v + 1 of both rows and of the pair exist (the caller's promise).
             unsafe {
-                let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.add(v * 16).cast()));
-                let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.add(v * 16).cast()));
-                let words = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
-                _mm512_storeu_si512(to.as_mut_ptr().add((p * V + v) * 16).cast(), words);
+                let to = to.as_mut_ptr().add((p * V + v) * 16);
+                let (even, odd) = (even.add(v * 16), odd.add(v * 16));
+                if v + 1 < V {
+                    let (a, b) = (_mm512_loadu_si512(even.cast()), _mm512_loadu_si512(odd.cast()));
+                    let low = _mm512_permutex2var_epi16(a, low, b);
+                    _mm512_storeu_si512(to.cast(), low);
+                    let high = _mm512_permutex2var_epi16(a, high, b);
+                    _mm512_storeu_si512(to.add(16).cast(), high);
+                } else {
+                    let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.cast()));
+                    let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.cast()));
+                    let words = _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+                    _mm512_storeu_si512(to.cast(), words);
+                }
             }
         }
     }

@@ -25,7 +25,14 @@ struct Factor {
 impl Factor {
     fn new(rows: usize, cols: usize) -> Self {
         let f32 = noise(rows * cols, 5);
-        Self { rows, cols, bf16: narrow(&f32), nf4: quantize(&f32, false), nested: quantize(&f32, true), f32 }
+        Self {
+            rows,
+            cols,
+            bf16: narrow(&f32),
+            nf4: quantize(&f32, false),
+            nested: quantize(&f32, true),
+            f32,
+        }
     }
 
     fn stored(&self, kind: &str) -> Stored<'_> {
