@@ -13,6 +13,11 @@ use crate::gpu::Arg;
 use candle_core::Result;
 use rayon::prelude::*;
 
+/// Elements of a task.
+fn elements(x: &Buf) -> usize {
+    share(x.rows(), x.cols()) * x.cols()
+}
+
 /// h = silu(a)⊙b as a new buffer.
 ///
 /// # Errors
@@ -29,7 +34,7 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
-        let own = share(a.rows(), a.cols()) * a.cols();
+        let own = elements(a);
         let chunks = h.bf16_mut()?.par_chunks_mut(own).zip(a.bf16()?.par_chunks(own));
         chunks.zip(b.bf16()?.par_chunks(own)).with_max_len(1).for_each(|((h, a), b)| {
             // SAFETY: a context has rows of bf16 only where the processor has the instructions.
@@ -42,7 +47,7 @@ pub fn forward(cx: &Cx, a: &Buf, b: &Buf) -> Result<Buf> {
 }
 
 fn forward_cpu<T: Value>(a: &Buf, b: &Buf, h: &mut Buf) -> Result<()> {
-    let own = share(a.rows(), a.cols()) * a.cols();
+    let own = elements(a);
     let chunks = T::of_mut(h)?.par_chunks_mut(own).zip(T::of(a)?.par_chunks(own));
     chunks.zip(T::of(b)?.par_chunks(own)).with_max_len(1).for_each(|((h, a), b)| {
         simd::vectorized(
@@ -73,7 +78,7 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
     }
     #[cfg(target_arch = "x86_64")]
     if cx.has_bf16_rows() {
-        let own = share(dh.rows(), dh.cols()) * dh.cols();
+        let own = elements(dh);
         let chunks = a.bf16_mut()?.par_chunks_mut(own).zip(b.bf16_mut()?.par_chunks_mut(own));
         chunks.zip(dh.bf16_mut()?.par_chunks_mut(own)).with_max_len(1).for_each(|((a, b), dh)| {
             // SAFETY: as above.
@@ -85,7 +90,7 @@ pub fn backward(cx: &Cx, dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
 }
 
 fn backward_cpu<T: Value>(dh: &mut Buf, a: &mut Buf, b: &mut Buf) -> Result<()> {
-    let own = share(dh.rows(), dh.cols()) * dh.cols();
+    let own = elements(dh);
     let chunks = T::of_mut(a)?.par_chunks_mut(own).zip(T::of_mut(b)?.par_chunks_mut(own));
     chunks.zip(T::of_mut(dh)?.par_chunks_mut(own)).with_max_len(1).for_each(|((da, db), dh)| {
         simd::vectorized(

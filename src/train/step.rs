@@ -65,7 +65,7 @@ impl Stepper {
             .chunks(config.train.micro_batch_size)
             .map(|rows| Batch::collate(rows.iter().map(sample)))
             .collect();
-        run.arena.zero_grads()?;
+        run.cx.install(|| run.arena.zero_grads())?;
         let weight = objective::total_weight(&batches);
         let mut loss = 0.0;
         for batch in &batches {

@@ -54,11 +54,10 @@ pub(super) unsafe fn run(products: &[&Product<'_>]) {
 /// Products that share their matrix: columns that one has read are near for the next.
 #[cfg(target_arch = "x86_64")]
 fn groups<'a>(products: &[&'a Product<'a>]) -> Vec<Vec<&'a Product<'a>>> {
-    let of = |p: &Product<'_>| {
-        p.terms.first().map(|t| match t.source.stored {
-            Stored::Bf16(v) => (v.as_ptr(), t.source.rows, t.source.cols),
-            _ => (std::ptr::null(), 0, 0),
-        })
+    use super::source::Source;
+    let of = |p: &Product<'_>| match p.terms[0].source {
+        Source { stored: Stored::Bf16(v), rows, cols, .. } => (v.as_ptr(), rows, cols),
+        _ => unreachable!("bf16 (`applies`)"),
     };
     let mut groups: Vec<Vec<&Product<'_>>> = Vec::new();
     for p in products {

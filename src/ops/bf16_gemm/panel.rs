@@ -138,16 +138,13 @@ fn of_columns<const V: usize>(
     let (k, n) = (source.cols, columns.len());
     let row = |r: usize| r * k + columns.start;
     // Pairs of whole rows of a whole panel are read where they lie, the others through scratch.
-    let whole = match source.stored {
-        Stored::Bf16(_) if n == V * 16 => pairs.end.min(source.rows / 2).max(pairs.start),
+    let direct = match source.stored {
+        Stored::Bf16(_) => n == V * 16,
         #[cfg(target_arch = "x86_64")]
-        Stored::Nf4(_)
-            if n == V * 16 && columns.start.is_multiple_of(16) && nf4_panel::applies(k) =>
-        {
-            pairs.end.min(source.rows / 2).max(pairs.start)
-        }
-        _ => pairs.start,
+        Stored::Nf4(_) => n == V * 16 && columns.start.is_multiple_of(16) && nf4_panel::applies(k),
+        _ => false,
     };
+    let whole = if direct { pairs.end.min(source.rows / 2).max(pairs.start) } else { pairs.start };
     let (direct, rest) = panel.split_at_mut((whole - pairs.start) * V * 16);
     match source.stored {
         Stored::Bf16(values) => interleave::<V>(direct, values, row(2 * pairs.start), k),

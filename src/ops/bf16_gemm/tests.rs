@@ -227,6 +227,45 @@ fn products_of_all_kinds_run_together() {
     assert_eq!(together.to_vec(), alone);
 }
 
+/// Gradients of factors whose layers share an input are made of one matrix: each of its products is what it is alone.
+#[test]
+fn products_that_share_a_matrix_of_few_rows_run_together() {
+    if !available().unwrap() {
+        return;
+    }
+    let (n, out) = (70, 200);
+    let cx = Cx::cpu(DType::BF16, 2).unwrap();
+    let (shared, other) = (Factor::new(n, out), Factor::new(n, 96));
+    let factors = [&shared, &other, &shared, &shared];
+    let rows = [8, 8, 3, 16];
+    let xs: Vec<_> = rows.iter().enumerate().map(|(i, r)| narrow(&noise(r * n, i))).collect();
+    let terms: Vec<_> = factors
+        .iter()
+        .zip(&xs)
+        .map(|(f, x)| {
+            let source = Source::columns(f.stored("bf16"), f.rows, f.cols);
+            [Term { x, stride: n, source }]
+        })
+        .collect();
+    let run_some = |which: &[usize]| -> Vec<Vec<f32>> {
+        let mut sums: Vec<_> =
+            which.iter().map(|&i| vec![0.5; rows[i] * factors[i].cols]).collect();
+        let products: Vec<_> = which
+            .iter()
+            .zip(&mut sums)
+            .map(|(&i, c)| {
+                let (rows, columns) = (rows[i], factors[i].cols);
+                Product { rows, columns, terms: &terms[i], sink: Sink::f32(c, true, 2.0) }
+            })
+            .collect();
+        cx.install(|| run(&cx, &products)).unwrap();
+        drop(products);
+        sums
+    };
+    let alone: Vec<_> = (0..4).flat_map(|i| run_some(&[i])).collect();
+    assert_eq!(run_some(&[0, 1, 2, 3]), alone);
+}
+
 #[test]
 fn bits_do_not_depend_on_threads() {
     if !available().unwrap() {
