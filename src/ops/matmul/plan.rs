@@ -16,8 +16,8 @@ const GRAIN: usize = 512 << 10;
 const GRAIN_DOTS: usize = 128 << 10;
 /// Columns of such a task come in multiples of a cache line of C, which two tasks would pass to and fro.
 const COLUMNS: usize = 16;
-/// Most tasks, unless the cache wants more: one for each of 64 cores.
-const TASKS: usize = 64;
+/// Most tasks of a thread, unless the cache wants more: each packs its own B, so that twice as many are a third of all packing more.
+const TASKS: usize = 8;
 /// Tasks to be had from columns before rows are cut.
 const COLUMNS_FIRST: usize = 16;
 /// Tasks for which rows are not cut below what makes packing negligible.
@@ -47,11 +47,18 @@ pub(super) struct Grid {
 
 impl Plan {
     /// For an (m, k) x (k, n) product, none of them 0; `packed`: A is not read in place;
-    /// `tasks`: several threads may share it.
-    pub(super) fn new(m: usize, n: usize, k: usize, grid: Grid, packed: bool, tasks: bool) -> Self {
+    /// `threads` share it.
+    pub(super) fn new(
+        m: usize,
+        n: usize,
+        k: usize,
+        grid: Grid,
+        packed: bool,
+        threads: usize,
+    ) -> Self {
         let depth = k.div_ceil(k.div_ceil(if packed { DEPTH_PACKED } else { DEPTH }));
         let work = m.saturating_mul(n.next_multiple_of(grid.lanes)).saturating_mul(k);
-        let want = if tasks { (work / GRAIN).clamp(1, TASKS) } else { 1 };
+        let want = (work / GRAIN).clamp(1, most(threads));
         let rows_first = if packed { want } else { want / COLUMNS_FIRST };
         let rows_first = rows_first.clamp(1, m.div_ceil(ROWS[0]));
         let narrowest = if packed { PANELS_PACKED } else { 1 };
@@ -69,8 +76,13 @@ impl Plan {
     }
 }
 
+/// Tasks for so many threads: a single one takes all in one.
+fn most(threads: usize) -> usize {
+    if threads > 1 { threads * TASKS } else { 1 }
+}
+
 /// Columns of a task of dot products, for `n` rows of `k` elements.
-pub(super) fn dot_columns(n: usize, k: usize, tasks: bool) -> usize {
-    let want = if tasks { (n.saturating_mul(k) / GRAIN_DOTS).clamp(1, TASKS) } else { 1 };
+pub(super) fn dot_columns(n: usize, k: usize, threads: usize) -> usize {
+    let want = (n.saturating_mul(k) / GRAIN_DOTS).clamp(1, most(threads));
     n.div_ceil(want).next_multiple_of(COLUMNS)
 }

@@ -95,8 +95,9 @@ impl Product<'_> {
     /// With tiles of `R` rows × `W` vectors; `FMA`: multiply-add is one instruction.
     fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
         let Product { a, b, c, threads } = self;
+        let team = if threads { rayon::current_num_threads() } else { 1 };
         if are_dots(&a, &b) {
-            let width = plan::dot_columns(b.cols, b.rows, threads);
+            let width = plan::dot_columns(b.cols, b.rows, team);
             spread(b.cols.div_ceil(width), threads, |task| {
                 simd.vectorize(Dots::<FMA> { few: a, many: b.t(), c, col: task * width, width });
             });
@@ -104,7 +105,7 @@ impl Product<'_> {
         }
         let tile_rows = if c.cols <= S::F32_LANES { NARROW } else { R };
         let grid = Grid { tile_rows, panel: W * S::F32_LANES, lanes: S::F32_LANES };
-        let plan = Plan::new(c.rows, c.cols, a.cols, grid, a.col_stride != 1, threads);
+        let plan = Plan::new(c.rows, c.cols, a.cols, grid, a.col_stride != 1, team);
         spread(plan.row_blocks * plan.col_groups, threads, |task| {
             let (row, col) =
                 (task % plan.row_blocks * plan.rows, task / plan.row_blocks * plan.cols);
