@@ -3,10 +3,18 @@
 //! A panel holds element (k, c) at `dst[k·lanes + c]`; columns past B's last are zeros, so that
 //! the tile always reads whole vectors.
 
+use super::view::View;
+use half::bf16;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m128, _MM_TRANSPOSE4_PS, _mm_castsi128_ps, _mm_loadl_epi64, _mm_loadu_ps, _mm_setzero_si128,
+    _mm_storeu_ps, _mm_unpacklo_epi16,
+};
 use std::cell::Cell;
 
 /// Floats of a cache line.
 const LINE: usize = 16;
+const LINE_BYTES: usize = 64;
 /// Columns of A asked for in advance: each lies in a page of its own where rows are long.
 const AHEAD: usize = 8;
 
@@ -35,15 +43,78 @@ pub(super) fn put(lines: Vec<Line>) {
     SCRATCH.set(lines);
 }
 
+/// An element of B: read as it lies, written to the panel in f32.
+pub(super) trait Element: Copy {
+    fn wide(self) -> f32;
+    /// Four of them, in f32.
+    ///
+    /// # Safety
+    /// `from` has four.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn four(from: *const Self) -> __m128;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn four(from: *const Self) -> __m128 {
+        // SAFETY: the caller's promise; SSE is part of x86-64.
+        unsafe { _mm_loadu_ps(from) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn four(from: *const Self) -> __m128 {
+        // SAFETY: the caller's promise: 8 bytes; SSE2 is part of x86-64.
+        unsafe {
+            let four = _mm_loadl_epi64(from.cast());
+            _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), four))
+        }
+    }
+}
+
+/// Packs `depth` rows and `cols` columns of B, from a row and a column on, into a panel `lanes` wide.
+///
+/// # Safety
+/// B has them and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`.
+#[inline(always)]
+pub(super) unsafe fn panel<T: Element>(
+    dst: *mut f32,
+    lanes: usize,
+    b: View<'_, T>,
+    [row, col]: [usize; 2],
+    [depth, cols]: [usize; 2],
+) {
+    let src = b.from(row, col);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if b.col_stride == 1 {
+            rows(dst, lanes, src, b.row_stride, depth, cols);
+        } else {
+            columns(dst, lanes, src, b.col_stride, depth, cols);
+        }
+    }
+}
+
 /// Packs `depth` x `cols` elements, (k, c) at `src[k·stride + c]`, into a panel `lanes` wide.
 ///
 /// # Safety
 /// The source is readable and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`.
 #[inline(always)]
-pub(super) unsafe fn rows(
+unsafe fn rows<T: Element>(
     dst: *mut f32,
     lanes: usize,
-    src: *const f32,
+    src: *const T,
     stride: usize,
     depth: usize,
     cols: usize,
@@ -55,12 +126,20 @@ pub(super) unsafe fn rows(
         }
         for k in 0..depth {
             let (to, from) = (dst.add(k * lanes), src.add(k * stride));
+            for c in (0..cols).step_by(LINE_BYTES / size_of::<T>()) {
+                prefetch(from.wrapping_add(AHEAD * stride + c).cast());
+            }
             let whole = cols - cols % 8;
             for c in (0..whole).step_by(8) {
-                to.add(c).cast::<[f32; 8]>().write(from.add(c).cast::<[f32; 8]>().read());
+                // No closure, which would not be inlined into a function of more target features.
+                let (eight, mut wide) = (from.add(c).cast::<[T; 8]>().read(), [0.0; 8]);
+                for i in 0..8 {
+                    wide[i] = eight[i].wide();
+                }
+                to.add(c).cast::<[f32; 8]>().write(wide);
             }
             for c in whole..cols {
-                *to.add(c) = *from.add(c);
+                *to.add(c) = (*from.add(c)).wide();
             }
         }
     }
@@ -113,10 +192,10 @@ pub(super) unsafe fn tiles<const H: usize>(
 /// # Safety
 /// The source is readable and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`.
 #[inline(always)]
-pub(super) unsafe fn columns(
+unsafe fn columns<T: Element>(
     dst: *mut f32,
     lanes: usize,
-    src: *const f32,
+    src: *const T,
     stride: usize,
     depth: usize,
     cols: usize,
@@ -129,7 +208,7 @@ pub(super) unsafe fn columns(
         for k0 in (0..depth).step_by(LINE) {
             let k1 = (k0 + LINE).min(depth);
             for c in 0..cols {
-                prefetch(src.wrapping_add(c * stride + k0 + 2 * LINE));
+                prefetch(src.wrapping_add(c * stride + k0 + 2 * LINE).cast());
             }
             for c in (0..cols).step_by(4) {
                 let mut k = k0;
@@ -139,7 +218,7 @@ pub(super) unsafe fn columns(
                 }
                 for k in k..k1 {
                     for c in c..(c + 4).min(cols) {
-                        *dst.add(k * lanes + c) = *src.add(c * stride + k);
+                        *dst.add(k * lanes + c) = (*src.add(c * stride + k)).wide();
                     }
                 }
             }
@@ -152,16 +231,20 @@ pub(super) unsafe fn columns(
 /// # Safety
 /// Both blocks lie inside their buffers.
 #[inline(always)]
-unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_stride: usize) {
+unsafe fn transpose<T: Element>(
+    dst: *mut f32,
+    dst_stride: usize,
+    src: *const T,
+    src_stride: usize,
+) {
     // The compiler moves the portable form element by element; SSE is part of x86-64.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise.
     unsafe {
-        use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
-        let mut r0 = _mm_loadu_ps(src);
-        let mut r1 = _mm_loadu_ps(src.add(src_stride));
-        let mut r2 = _mm_loadu_ps(src.add(2 * src_stride));
-        let mut r3 = _mm_loadu_ps(src.add(3 * src_stride));
+        let mut r0 = T::four(src);
+        let mut r1 = T::four(src.add(src_stride));
+        let mut r2 = T::four(src.add(2 * src_stride));
+        let mut r3 = T::four(src.add(3 * src_stride));
         _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
         _mm_storeu_ps(dst, r0);
         _mm_storeu_ps(dst.add(dst_stride), r1);
@@ -172,7 +255,7 @@ unsafe fn transpose(dst: *mut f32, dst_stride: usize, src: *const f32, src_strid
     for i in 0..4 {
         for j in 0..4 {
             // SAFETY: the caller's promise.
-            unsafe { *dst.add(j * dst_stride + i) = *src.add(i * src_stride + j) };
+            unsafe { *dst.add(j * dst_stride + i) = (*src.add(i * src_stride + j)).wide() };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How C is cut into depth blocks and tasks: by shapes and layouts alone.
+//! How C is cut: into depth blocks by shapes and layouts alone, since they order the sums; into tasks by the number of threads too.
 //!
 //! Depth is cut into equal blocks of at most `DEPTH`. A task covers a block of rows and a group of column panels whose packed B stays
 //! in the L2 cache. Every row block packs its own B, so columns are cut before rows, and rows not below what makes that negligible
@@ -16,7 +16,7 @@ const GRAIN: usize = 512 << 10;
 const GRAIN_DOTS: usize = 128 << 10;
 /// Columns of such a task come in multiples of a cache line of C, which two tasks would pass to and fro.
 const COLUMNS: usize = 16;
-/// Most tasks of a thread, unless the cache wants more: each packs its own B, so that twice as many are a third of all packing more.
+/// Most tasks of a thread, unless the cache wants more: each packs its own B.
 const TASKS: usize = 8;
 /// Tasks to be had from columns before rows are cut.
 const COLUMNS_FIRST: usize = 16;
@@ -70,7 +70,10 @@ impl Plan {
         let col_groups = n.div_ceil(cols);
         let enough = col_groups * m.div_ceil(ROWS[0]) >= ENOUGH;
         let fewest = if enough { ROWS[0] } else { ROWS[1] };
-        let row_blocks = want.div_ceil(col_groups).min(m.div_ceil(fewest));
+        // Groups that threads take evenly need no more tasks than half of those wanted.
+        let blocks =
+            if col_groups % threads == 0 { want / col_groups } else { want.div_ceil(col_groups) };
+        let row_blocks = blocks.clamp(1, m.div_ceil(fewest));
         let rows = m.div_ceil(row_blocks).next_multiple_of(grid.tile_rows);
         Plan { depth, rows, cols, row_blocks: m.div_ceil(rows), col_groups }
     }

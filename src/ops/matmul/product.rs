@@ -15,7 +15,7 @@ use super::dots::{Dots, FEW};
 use super::plan::{self, Grid, Plan};
 use super::task::{FEW_ROWS, NARROW, Task};
 use super::tile::Out;
-use super::view::{Into, View, ViewMut};
+use super::view::{Into, Lying, View, ViewMut};
 use pulp::{Arch, Scalar128b, Simd};
 use rayon::prelude::*;
 
@@ -26,18 +26,19 @@ pub(super) fn run(
     into: Into,
     scale: f32,
     a: View<'_>,
-    b: View<'_>,
+    b: Lying<'_>,
     threads: bool,
 ) {
+    let [b_rows, b_cols] = b.shape();
     assert!(
-        a.cols == b.rows && c.rows == a.rows && c.cols == b.cols,
+        a.cols == b_rows && c.rows == a.rows && c.cols == b_cols,
         "matmul shapes disagree: {}x{} = {}x{} · {}x{}",
         c.rows,
         c.cols,
         a.rows,
         a.cols,
-        b.rows,
-        b.cols
+        b_rows,
+        b_cols
     );
     if c.rows == 0 || c.cols == 0 {
         return;
@@ -58,8 +59,12 @@ pub(super) fn run(
         into,
         scale,
     };
-    let swapped = Product { a: b.t(), b: a.t(), c: c.t(), threads };
-    let product = if swap(&a, &b) { swapped } else { Product { a, b, c, threads } };
+    let product = match b {
+        Lying::F32(b) if swap(&a, &b) => {
+            Product { a: b.t(), b: Lying::F32(a.t()), c: c.t(), threads }
+        }
+        _ => Product { a, b, c, threads },
+    };
     match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V4(simd) => product.run::<_, 8, 3, true>(simd),
@@ -86,7 +91,7 @@ fn swap(a: &View<'_>, b: &View<'_>) -> bool {
 
 struct Product<'a> {
     a: View<'a>,
-    b: View<'a>,
+    b: Lying<'a>,
     c: Out,
     threads: bool,
 }
@@ -96,7 +101,9 @@ impl Product<'_> {
     fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
         let Product { a, b, c, threads } = self;
         let team = if threads { rayon::current_num_threads() } else { 1 };
-        if are_dots(&a, &b) {
+        if let Lying::F32(b) = b
+            && are_dots(&a, &b)
+        {
             let width = plan::dot_columns(b.cols, b.rows, team);
             spread(b.cols.div_ceil(width), threads, |task| {
                 simd.vectorize(Dots::<FMA> { few: a, many: b.t(), c, col: task * width, width });

@@ -7,11 +7,11 @@
 use super::pack;
 use super::plan::Plan;
 use super::tile::{Left, Out, Right, tile};
-use super::view::{Into, View};
+use super::view::{Into, Lying, View};
 use pulp::{Simd, WithSimd};
 
 /// Up to this many rows, B's rows are read in place: packing would cost as much as the product.
-pub(super) const FEW_ROWS: usize = 16;
+pub const FEW_ROWS: usize = 16;
 /// Tiles of a transposed A packed at a time.
 const TILES: usize = 8;
 /// Rows of a tile one vector wide: it has registers to spare, and needs the rows to hide latency.
@@ -20,7 +20,7 @@ pub(super) const NARROW: usize = 8;
 /// The part of C that starts at (row, col) and has the plan's size.
 pub(super) struct Task<'a, const R: usize, const W: usize, const FMA: bool> {
     pub(super) a: View<'a>,
-    pub(super) b: View<'a>,
+    pub(super) b: Lying<'a>,
     pub(super) c: Out,
     pub(super) plan: Plan,
     pub(super) row: usize,
@@ -50,7 +50,7 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
     /// All depth blocks of `c`, in tiles `H` rows high.
     #[inline(always)]
     fn block<S: Simd, const H: usize>(&self, s: S, c: Out) {
-        let (a, b) = (self.a, self.b);
+        let a = self.a;
         let panels_end = c.cols.next_multiple_of(S::F32_LANES);
         let pack_a = a.col_stride != 1 && c.cols > W * S::F32_LANES;
         let mut scratch =
@@ -65,9 +65,8 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
                 step: a.col_stride,
             };
             let packed_a = scratch_ptr.wrapping_add(depth * panels_end);
-            let right = b.data.as_ptr().wrapping_add(k * b.row_stride + self.col * b.col_stride);
-            // SAFETY: `right` has `depth` x `c.cols` elements, the scratch room for its panels.
-            unsafe { self.pack_b::<S>(scratch_ptr, right, depth, c) };
+            // SAFETY: B has `depth` rows from k on and `c.cols` columns from this task's on, the scratch room for its panels.
+            unsafe { self.pack_b::<S>(scratch_ptr, k, depth, c) };
             for row in (0..c.rows).step_by(H) {
                 let rows = H.min(c.rows - row);
                 let mut at = left.down(row);
@@ -88,10 +87,12 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
                 let mut col = 0;
                 while let Some(v) = panel::<S, W>(c.cols, col) {
                     let out = c.part(row, col, rows, v * S::F32_LANES);
-                    let b = if self.in_place(c.rows, out.cols, v * S::F32_LANES) {
-                        Right { ptr: right.wrapping_add(col), step: b.row_stride }
-                    } else {
-                        Right { ptr: scratch_ptr.wrapping_add(depth * col), step: v * S::F32_LANES }
+                    let b = match self.in_place(c.rows, out.cols, v * S::F32_LANES) {
+                        Some(b) => Right { ptr: b.from(k, self.col + col), step: b.row_stride },
+                        None => Right {
+                            ptr: scratch_ptr.wrapping_add(depth * col),
+                            step: v * S::F32_LANES,
+                        },
                     };
                     // SAFETY: `rows` rows of A and v vectors of B, `depth` deep, and this
                     // task's own part of C.
@@ -115,25 +116,27 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
         pack::put(scratch);
     }
 
-    /// Packs every panel of B that is not read in place; the panel of column c at `depth`·c.
+    /// Packs every panel of B that is not read in place, from row `k` on; the panel of column c at `depth`·c.
     ///
     /// # Safety
-    /// `src` has `depth` x `c.cols` elements with B's strides; `dst` takes the panels.
+    /// B has `depth` x `c.cols` elements from there on; `dst` takes the panels.
     #[inline(always)]
-    unsafe fn pack_b<S: Simd>(&self, dst: *mut f32, src: *const f32, depth: usize, c: Out) {
-        let (rows, cols) = (self.b.row_stride, self.b.col_stride);
+    unsafe fn pack_b<S: Simd>(&self, dst: *mut f32, k: usize, depth: usize, c: Out) {
         let mut col = 0;
         while let Some(v) = panel::<S, W>(c.cols, col) {
             let lanes = v * S::F32_LANES;
             let width = lanes.min(c.cols - col);
-            let (to, from) = (dst.wrapping_add(depth * col), src.wrapping_add(col * cols));
-            if !self.in_place(c.rows, width, lanes) {
+            let to = dst.wrapping_add(depth * col);
+            if self.in_place(c.rows, width, lanes).is_none() {
                 // SAFETY: the panel's part of both.
                 unsafe {
-                    if cols == 1 {
-                        pack::rows(to, lanes, from, rows, depth, width);
-                    } else {
-                        pack::columns(to, lanes, from, cols, depth, width);
+                    match self.b {
+                        Lying::F32(b) => {
+                            pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
+                        }
+                        Lying::Bf16(b) => {
+                            pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
+                        }
                     }
                 }
             }
@@ -141,10 +144,13 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
         }
     }
 
-    /// Whether a panel `width` of `lanes` columns wide is read where B lies.
+    /// B, where a panel `width` of `lanes` columns wide is read as it lies.
     #[inline(always)]
-    fn in_place(&self, rows: usize, width: usize, lanes: usize) -> bool {
-        self.b.col_stride == 1 && rows <= FEW_ROWS && width == lanes
+    fn in_place(&self, rows: usize, width: usize, lanes: usize) -> Option<View<'_>> {
+        match self.b {
+            Lying::F32(b) if b.col_stride == 1 && rows <= FEW_ROWS && width == lanes => Some(b),
+            _ => None,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The product against f64 sums with every instruction set, its bounds, and its bits for any number of threads.
 
 use super::product::run;
-use super::{Into, View, ViewMut, matmul};
+use super::{Into, Lying, View, ViewMut, matmul};
 use crate::ops::isa::Isa;
+use half::bf16;
 
 /// The sets of this machine that differ in f32.
 fn isas() -> impl Iterator<Item = Isa> {
@@ -51,7 +52,7 @@ fn check(isa: Isa, m: usize, n: usize, k: usize, pad: usize) {
             (0..m * n).for_each(|i| c[front + i / n * stride + i % n] = old[i]);
         }
         let out = ViewMut::strided(&mut c[front..], m, n, stride);
-        run(isa.arch(), out, into, 0.75, a, b, state & 8 != 0);
+        run(isa.arch(), out, into, 0.75, a, Lying::F32(b), state & 8 != 0);
         let inside = |i: usize| {
             i >= front && (i - front) / stride.max(1) < m && (i - front) % stride.max(1) < n
         };
@@ -127,18 +128,44 @@ fn bits_do_not_depend_on_threads() {
                 let (a, b) = (view(&a, m, k, 0, state & 1 != 0), view(&b, k, n, 0, state & 2 != 0));
                 let mut here = vec![0.0; m * n];
                 let out = ViewMut::new(&mut here, m, n);
-                run(isa.arch(), out, Into::Overwrite, 0.5, a, b, false);
+                run(isa.arch(), out, Into::Overwrite, 0.5, a, Lying::F32(b), false);
                 for threads in [1, 2, 3, 7] {
                     let pool =
                         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let mut c = vec![0.0; m * n];
                     pool.install(|| {
                         let out = ViewMut::new(&mut c, m, n);
-                        run(isa.arch(), out, Into::Overwrite, 0.5, a, b, true);
+                        run(isa.arch(), out, Into::Overwrite, 0.5, a, Lying::F32(b), true);
                     });
                     let same = c.iter().zip(&here).all(|(c, here)| c.to_bits() == here.to_bits());
                     assert!(same, "{isa:?} {m}x{n}x{k} state {state} on {threads} threads");
                 }
+            }
+        }
+    }
+}
+
+/// Few and many rows, panels of every width, several depth blocks, both layouts of B.
+#[test]
+fn bf16_is_widened_on_its_way_into_panels() {
+    for isa in isas() {
+        for (m, n, k) in [(17, 5, 9), (40, 131, 70), (150, 96, 1601), (20, 300, 33), (8, 64, 64)] {
+            let narrow: Vec<_> = values(k * n, 8).iter().map(|x| bf16::from_f32(*x)).collect();
+            let wide: Vec<_> = narrow.iter().map(|x| x.to_f32()).collect();
+            let a = values(m * k, 9);
+            let a = View::new(&a, m, k);
+            let views = [
+                (View::new(&wide, k, n), View::new(&narrow, k, n)),
+                (View::new(&wide, n, k).t(), View::new(&narrow, n, k).t()),
+            ];
+            for (wide, narrow) in views {
+                let [want, got] = [Lying::F32(wide), Lying::Bf16(narrow)].map(|b| {
+                    let mut c = vec![f32::NAN; m * n];
+                    let out = ViewMut::new(&mut c, m, n);
+                    run(isa.arch(), out, Into::Overwrite, 0.5, a, b, true);
+                    c
+                });
+                assert_eq!(got, want, "{isa:?} {m}x{n}x{k}");
             }
         }
     }

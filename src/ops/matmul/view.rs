@@ -1,8 +1,10 @@
-//! Matrix operands: borrowed f32 slices with strides.
+//! Matrix operands: borrowed slices with strides, of f32, or of bf16 for a B that is widened on its way into panels.
 //!
 //! Element (r, c) of a [`View`] lies at `data[r·row_stride + c·col_stride]`; one of the strides is 1, so that every operand is a
 //! row-major matrix or the transpose of one. Results are row-major, with a stride between rows so that a head's columns can be
 //! written in place.
+
+use half::bf16;
 
 /// Whether C is overwritten or added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,20 +17,20 @@ pub enum Into {
 
 /// A read-only matrix view: rows or columns contiguous.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    pub(super) data: &'a [f32],
+pub struct View<'a, T = f32> {
+    pub(super) data: &'a [T],
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) row_stride: usize,
     pub(super) col_stride: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, T> View<'a, T> {
     /// A row-major (rows, cols) matrix.
     ///
     /// # Panics
     /// When `data` is too short for the shape.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
@@ -36,9 +38,15 @@ impl<'a> View<'a> {
     ///
     /// # Panics
     /// When `data` is too short for the shape.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         check(data.len(), rows, cols, row_stride);
         Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// Where the part from a row and a column on begins.
+    #[inline(always)]
+    pub(super) fn from(&self, row: usize, col: usize) -> *const T {
+        self.data.as_ptr().wrapping_add(row * self.row_stride + col * self.col_stride)
     }
 
     /// The transpose, without moving anything.
@@ -50,6 +58,23 @@ impl<'a> View<'a> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
             ..self
+        }
+    }
+}
+
+/// B as it lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lying<'a> {
+    F32(View<'a>),
+    Bf16(View<'a, bf16>),
+}
+
+impl Lying<'_> {
+    /// Its shape.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::F32(b) => [b.rows, b.cols],
+            Self::Bf16(b) => [b.rows, b.cols],
         }
     }
 }
