@@ -204,11 +204,11 @@ fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The head with its loss in one pass, 4·n·C·V FLOPs; where products run in bf16.
-#[divan::bench]
-fn head_forward_backward(bencher: Bencher<'_, '_>) {
-    let (cx, v) = (cx(DType::BF16), 49_152);
-    let (h, w) = (buf(&cx, N, C), weight(DType::BF16, "bf16", v, C));
+/// The head with its loss in one pass, 4·n·C·V FLOPs; in bf16 where products run in it.
+#[divan::bench(args = DTYPES)]
+fn head_forward_backward(bencher: Bencher<'_, '_>, dtype: DType) {
+    let (cx, v) = (cx(dtype), 49_152);
+    let (h, w) = (buf(&cx, N, C), weight(dtype, "bf16", v, C));
     let (targets, coefficients, mut nll) = (vec![7; N], vec![0.1; N], vec![0.0; N]);
     if head::applies(&cx, &w) {
         timed(bencher, 4 * N * C * v, || {

@@ -1,5 +1,5 @@
 //! The head over labelled tokens: per-token losses and, with coefficients, the hidden states' gradient, at once. The (N, V) logits
-//! never exist: rows are taken in chunks, or where the processor has bf16 products the vocabulary is ([`crate::ops::head`]).
+//! never exist: the vocabulary is taken in parts ([`crate::ops::head`]), or where the head has an adapter or runs on a device the rows are.
 
 use super::Decoder;
 use super::decoder::Labels;
