@@ -11,7 +11,7 @@ use vft::model::layer::{Keep, Keeping};
 use vft::model::linear::Draw;
 use vft::model::load::{Nf4, attach, load, sizes};
 use vft::model::{Decoder, Tokens};
-use vft::ops::{Cx, bf16_gemm};
+use vft::ops::{Cx, bf16_gemm, head};
 use vft::optim::Arena;
 
 const LENGTHS: [usize; 3] = [41, 17, 62];
@@ -121,7 +121,7 @@ fn a_pass_takes_what_the_plan_says() {
                     dropout: dropout > 0.0,
                     adapted: &|path| m.paths.iter().any(|p| p == path),
                     keep,
-                    plain_head: dtypes[1] == DType::BF16,
+                    plain_head: head::has_pass(&m.cx),
                     bf16_attention: dtypes[0] == DType::BF16,
                     widened: false,
                 };

@@ -349,9 +349,8 @@ impl Pass<'_> {
             let (rows, width) = (self.s.tokens.min(head::ROWS), head::width(v));
             let p = self.l.take(rows * head::stride(width), self.s.operand);
             // Probabilities take the logits' place in f32; the targets' rows are there besides.
-            let z = if self.s.operand < 4 { rows * width } else { rows * c };
-            let [z, d] = [z, rows * c].map(|elements| self.l.take(elements, 4));
-            vec![p, z, d, self.l.take(rows * c, self.s.size)]
+            let z = if self.s.operand < 4 { self.l.take(rows * width, 4) } else { self.act(c) };
+            vec![p, z, self.l.take(rows * c, 4), self.l.take(rows * c, self.s.size)]
         } else {
             let rows = self.s.tokens.min(super::head::chunk(v));
             let mut held = vec![self.l.take(rows * v, 4)];

@@ -125,10 +125,10 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
             sizes.loading = sizes.loading.max(stored + elements * 6);
         }
         // A device dequantises a whole weight; f32 products widen a block of NF4 or f16, in one buffer for each size, and bf16 on its
-        // way into panels; bf16 products take either as it is.
+        // way into panels (but for a few rows); bf16 products take either as it is.
         let kept = if to == DType::F32 { of_file } else { to };
-        let narrow = packed.is_some() || kept == DType::F16;
-        if let (2, true) = (tensor.shape.len(), narrow) {
+        let needs_scratch = packed.is_some() || kept == DType::F16;
+        if let (2, true) = (tensor.shape.len(), needs_scratch) {
             if on_gpu && packed.is_some() {
                 sizes.scratch = sizes.scratch.max(as_operand);
             } else if !on_gpu && !cx.has_bf16_products() {

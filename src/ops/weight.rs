@@ -1,12 +1,13 @@
 //! A frozen weight as it lies in memory: dense f32, bf16 or f16 (memory-mapped or owned), or packed NF4.
 //!
 //! A product never needs the whole matrix in f32: [`Weight::for_row_blocks`] hands out blocks of rows, borrowed where they are
-//! f32 already and widened or dequantised into a reused scratch buffer otherwise. A product multiplies the values that are stored: what
+//! f32, or bf16 that a product of many rows widens itself, and widened or dequantised into a reused scratch buffer otherwise. A product multiplies the values that are stored: what
 //! loads a weight rounds it to the products' dtype.
 
 use super::Buf;
 use super::bf16_gemm::Stored;
 use super::cx::{self, Cx};
+use super::matmul::{FEW_ROWS, Operand, View};
 use crate::gpu::{Arg, Matrix, Memory, NULL};
 use crate::quant::dynamic_map::dynamic_map;
 use crate::quant::nf4::{Absmax, Nf4};
@@ -270,7 +271,7 @@ impl Weight {
         Ok(out)
     }
 
-    /// The values for a product in bf16, if they are bf16 without rounding.
+    /// The values as they are stored, if they are bf16 without rounding: what products in bf16 take.
     pub fn stored(&self) -> Option<Stored<'_>> {
         match &self.data {
             Data::Dense(bytes, DType::BF16) => cast(bytes).ok().map(Stored::Bf16),
@@ -279,25 +280,40 @@ impl Weight {
         }
     }
 
-    /// Calls `f(first row, rows, values)` for blocks of rows that cover the matrix in order.
+    /// Calls `f(first row, block)` for blocks of at most `most` rows that cover the matrix in order, each (rows, in): operands of f32
+    /// products with `n` rows.
     ///
     /// # Errors
     /// What `f` returns.
     pub fn for_row_blocks(
         &self,
         cx: &Cx,
-        mut f: impl FnMut(usize, usize, &[f32]) -> Result<()>,
+        n: usize,
+        most: usize,
+        mut f: impl FnMut(usize, Operand<'_>) -> Result<()>,
     ) -> Result<()> {
-        if let Some(all) = self.as_f32()? {
-            return f(0, self.rows, all);
+        let blocks = |rows: usize| {
+            (0..self.rows).step_by(rows).map(move |r0| (r0, (r0 + rows).min(self.rows)))
+        };
+        let in_place = match (self.as_f32()?, self.stored()) {
+            (Some(all), _) => Some(Operand::F32(View::new(all, self.rows, self.cols))),
+            (_, Some(Stored::Bf16(all))) if n > FEW_ROWS => {
+                Some(Operand::Bf16(View::new(all, self.rows, self.cols)))
+            }
+            _ => None,
+        };
+        if let Some(all) = in_place {
+            for (r0, r1) in blocks(most) {
+                f(r0, all.rows(r0, r1))?;
+            }
+            return Ok(());
         }
-        let block = block_rows(self.rows, self.cols);
+        let block = block_rows(self.rows, self.cols).min(most);
         let mut scratch = cx.alloc_f32_rows(&[block, self.cols], block)?;
-        for r0 in (0..self.rows).step_by(block) {
-            let r1 = (r0 + block).min(self.rows);
+        for (r0, r1) in blocks(block) {
             let values = &mut scratch.f32_mut()?[..(r1 - r0) * self.cols];
             self.read_rows(r0, r1, values)?;
-            f(r0, r1 - r0, values)?;
+            f(r0, View::new(values, r1 - r0, self.cols).into())?;
         }
         Ok(())
     }

@@ -167,7 +167,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keeping) -> Memory {
         dropout: ask.dropout,
         adapted: &|path| ask.paths.iter().any(|p| p == path),
         keep,
-        plain_head: head::possible(cx) && !head_adapted,
+        plain_head: head::has_pass(cx) && !head_adapted,
         bf16_attention: cx.has_bf16_rows(),
         widened: cx.gpu().is_none() && cx.products() == DType::BF16 && !cx.has_bf16_products(),
     };

@@ -39,7 +39,7 @@ pub(super) fn pass(
         let rows = z.f32_mut()?.par_chunks_mut(count).zip(p.bf16_mut()?.par_chunks_mut(stride));
         let rows = rows.zip(d.f32_mut()?.par_chunks_mut(c)).zip(&mut *running).zip(targets);
         rows.with_min_len(4).for_each(|((((z, p), d), running), &t)| {
-            running.meet(t, first, z);
+            running.note_target(t, first, z);
             p[count..count.next_multiple_of(2)].fill(bf16::ZERO);
             advance(running, z, &mut p[..count], d);
         });
@@ -53,11 +53,11 @@ pub(super) fn pass(
     let mut dh = cx.alloc_rows(&[n, c], room)?;
     let target = |i: usize| &values[targets[i] as usize * c..][..c];
     let d = d.f32()?;
-    by_type!(dh.dtype(), end(&mut dh, d, running, coefficients, &target))?;
+    by_type!(dh.dtype(), write_gradient(&mut dh, d, running, coefficients, &target))?;
     Ok(Some(dh))
 }
 
-fn end<'w, T: Value>(
+fn write_gradient<'w, T: Value>(
     dh: &mut Buf,
     d: &[f32],
     running: &[Running],
@@ -72,6 +72,9 @@ fn end<'w, T: Value>(
 fn advance(r: &mut Running, z: &[f32], p: &mut [bf16], d: &mut [f32]) {
     // SAFETY: `applies` asks for bf16 products, which a context has only where the processor has the instructions.
     let top = unsafe { avx512::softmax::max(z, r.top) };
+    if top == f32::NEG_INFINITY {
+        return p.fill(bf16::ZERO);
+    }
     r.raise(top, d);
     // SAFETY: as above.
     r.sum += unsafe { avx512::softmax::exponentials(p, z, top) };

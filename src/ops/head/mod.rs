@@ -32,17 +32,17 @@ pub fn stride(width: usize) -> usize {
 }
 
 /// Whether a context can go over the vocabulary: with bf16 products or, on a processor, where all is f32.
-pub fn possible(cx: &Cx) -> bool {
+pub fn has_pass(cx: &Cx) -> bool {
     cx.has_bf16_products()
         || (cx.gpu().is_none() && [cx.compute(), cx.products()] == [DType::F32; 2])
 }
 
 /// Whether [`forward_backward`] can run with this weight.
 pub fn applies(cx: &Cx, w: &Weight) -> bool {
-    possible(cx) && (!cx.has_bf16_products() || matches!(w.stored(), Some(Stored::Bf16(_))))
+    has_pass(cx) && (!cx.has_bf16_products() || matches!(w.stored(), Some(Stored::Bf16(_))))
 }
 
-/// A row's running maximum, sum of exponentials, and its target's logit.
+/// A row's running maximum, sum of exponentials, and its target's logit. A part of nothing but −∞ adds nothing.
 #[derive(Clone, Copy)]
 struct Running {
     top: f32,
@@ -54,7 +54,7 @@ impl Running {
     const START: Self = Self { top: f32::NEG_INFINITY, sum: 0.0, target: 0.0 };
 
     /// Notes the target's logit if it lies in the part from `first` on.
-    fn meet(&mut self, target: u32, first: usize, z: &[f32]) {
+    fn note_target(&mut self, target: u32, first: usize, z: &[f32]) {
         if let Some(z) = (target as usize).checked_sub(first).and_then(|t| z.get(t)) {
             self.target = *z;
         }
@@ -136,7 +136,8 @@ fn gradient<'w, T: Value, W: Value>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::bf16;
+    use half::{bf16, f16};
+    use std::sync::Arc;
 
     /// Many parts, the last one short, with maxima that rise from part to part, against plain sums.
     #[test]
@@ -144,18 +145,46 @@ mod tests {
         let bf16 = |w: &[f32], v, c| {
             Weight::from_bf16(w.iter().map(|w| narrow(*w)).collect(), v, c).unwrap()
         };
-        check(DType::BF16, bf16, 5e-3);
-        check(DType::F32, bf16, 1e-5);
-        check(DType::F32, |w, v, c| Weight::from_f32(w.to_vec(), v, c).unwrap(), 1e-5);
+        let f16 = |w: &[f32], v, c| {
+            let bytes: Vec<u8> = w.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect();
+            Weight::dense(Arc::new(bytes), DType::F16, v, c).unwrap()
+        };
+        // Few rows, for which weights are widened first, and many.
+        for n in [1, 37] {
+            check(DType::BF16, n, bf16, 5e-3);
+            check(DType::F32, n, bf16, 1e-5);
+            check(DType::F32, n, |w, v, c| Weight::from_f32(w.to_vec(), v, c).unwrap(), 1e-5);
+            check(DType::F32, n, f16, 1e-5);
+        }
+    }
+
+    /// The first part's logits are all −∞, the others' 0.
+    #[test]
+    fn a_part_of_minus_infinity_adds_nothing() {
+        for dtype in [DType::BF16, DType::F32] {
+            let cx = Cx::cpu(dtype, 2).unwrap();
+            let (first, c) = (width(1 << 20), 4);
+            let mut w = vec![bf16::MIN; first * c];
+            w.resize(3 * first * c, bf16::ZERO);
+            let weight = Weight::from_bf16(w, 3 * first, c).unwrap();
+            let h = cx.from_slice(&vec![1.0; 20 * c], &[20, c]).unwrap();
+            let (targets, coefficients, mut nll) = (vec![first as u32; 20], [1.0; 20], [0.0; 20]);
+            if !applies(&cx, &weight) {
+                continue;
+            }
+            let dh = forward_backward(&cx, &h, &weight, &targets, Some(&coefficients), &mut nll);
+            assert!((nll[0] - (2.0 * first as f32).ln()).abs() < 1e-5, "{dtype:?}: {}", nll[0]);
+            assert_eq!(dh.unwrap().unwrap().to_f32().unwrap(), vec![0.0; 20 * c], "{dtype:?}");
+        }
     }
 
     fn narrow(x: f32) -> bf16 {
         bf16::from_f32(x)
     }
 
-    fn check(dtype: DType, weight: impl Fn(&[f32], usize, usize) -> Weight, bound: f64) {
+    fn check(dtype: DType, n: usize, weight: impl Fn(&[f32], usize, usize) -> Weight, bound: f64) {
         let cx = Cx::cpu(dtype, 2).unwrap();
-        let (n, c, v) = (37, 50, 2 * width(1 << 20) + 453);
+        let (c, v) = (50, 2 * width(1 << 20) + 453);
         let noise = |i: usize| ((i * 7919 % 1009) as f32 / 504.0 - 1.0) * 0.4;
         let w: Vec<f32> = (0..v * c)
             .map(|i| narrow(noise(i) * (1.0 + 4.0 * (i / c) as f32 / v as f32)).to_f32())
@@ -171,6 +200,9 @@ mod tests {
         let h = cx.from_slice(&x, &[n, c]).unwrap();
         let dh = forward_backward(&cx, &h, &weight, &targets, Some(&coefficients), &mut nll);
         let dh = dh.unwrap().unwrap().to_f32().unwrap();
+        let mut alone = vec![f32::NAN; n];
+        forward_backward(&cx, &h, &weight, &targets, None, &mut alone).unwrap();
+        assert_eq!(alone, nll, "losses without gradients");
         let (mut far, mut size) = (0.0, 0.0);
         for i in 0..n {
             let row = |j: usize| (0..c).map(move |p| (p, j * c + p));

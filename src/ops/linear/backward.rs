@@ -5,7 +5,7 @@ use crate::gpu::Add;
 use crate::ops::bf16_gemm::{self, Product, Source, Stored};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::lora::Factors;
-use crate::ops::matmul::{FEW_ROWS, Into, View, ViewMut, matmul, matmul_bf16};
+use crate::ops::matmul::{Into, View, ViewMut, matmul};
 use crate::ops::{Buf, Cx, Weight};
 use candle_core::{Result, bail};
 
@@ -97,19 +97,12 @@ fn back_in_f32(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
     for p in parts {
         let (out, dy) = (p.weight.rows(), cx.wide_operand(p.dy)?);
         let (dys, dxs) = (dy.f32()?, dx.f32_mut()?);
-        match p.weight.stored() {
-            Some(Stored::Bf16(w)) if n > FEW_ROWS => {
-                let dyv = View::new(dys, n, out);
-                matmul_bf16(ViewMut::new(dxs, n, k), into, 1.0, dyv, View::new(w, out, k));
-                into = Into::Add;
-            }
-            _ => p.weight.for_row_blocks(cx, |r0, rows, values| {
-                let dyv = View::strided(&dys[r0.min(n * out)..], n, rows, out);
-                matmul(ViewMut::new(dxs, n, k), into, 1.0, dyv, View::new(values, rows, k));
-                into = Into::Add;
-                Ok(())
-            })?,
-        }
+        p.weight.for_row_blocks(cx, n, out, |r0, w| {
+            let dyv = View::strided(&dys[r0.min(n * out)..], n, w.shape()[0], out);
+            matmul(ViewMut::new(dxs, n, k), into, 1.0, dyv, w);
+            into = Into::Add;
+            Ok(())
+        })?;
     }
     for (du, f) in unmasked(parts) {
         let (du, (a, _)) = (cx.wide_operand(du)?, cx.factor(f.a, [f.r, k], 1.0)?);

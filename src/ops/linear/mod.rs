@@ -10,7 +10,7 @@ mod even;
 
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::lora::Factors;
-use super::matmul::{FEW_ROWS, Into, View, ViewMut, matmul, matmul_bf16};
+use super::matmul::{Into, View, ViewMut, matmul};
 use super::{Buf, Cx, Vector, Weight, rows};
 use crate::gpu::{Add, Arg};
 use candle_core::{DType, Result, bail};
@@ -173,17 +173,11 @@ fn in_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
     let x = cx.wide_operand(x)?;
     let xv = View::new(x.f32()?, n, k);
     let ys = y.f32_mut()?;
-    match w.stored() {
-        Some(Stored::Bf16(w)) if n > FEW_ROWS => {
-            let c = ViewMut::new(ys, n, out);
-            matmul_bf16(c, Into::Overwrite, 1.0, xv, View::new(w, out, k).t());
-        }
-        _ => w.for_row_blocks(cx, |r0, rows, values| {
-            let c = ViewMut::strided(&mut ys[r0.min(n * out)..], n, rows, out);
-            matmul(c, Into::Overwrite, 1.0, xv, View::new(values, rows, k).t());
-            Ok(())
-        })?,
-    }
+    w.for_row_blocks(cx, n, out, |r0, w| {
+        let c = ViewMut::strided(&mut ys[r0.min(n * out)..], n, w.shape()[0], out);
+        matmul(c, Into::Overwrite, 1.0, xv, w.t());
+        Ok(())
+    })?;
     if let Some((u, f)) = plus.low_rank {
         let (u, (b, scale)) = (cx.wide_operand(u)?, cx.factor(f.b, [out, f.r], f.scale)?);
         let (u, b) = (View::new(u.f32()?, n, f.r), View::new(b.f32()?, out, f.r));

@@ -25,27 +25,22 @@ mod tile;
 mod view;
 
 pub use task::FEW_ROWS;
-pub use view::{Into, View, ViewMut};
+pub use view::{Into, Operand, View, ViewMut};
 
 use super::isa;
-use half::bf16;
-use view::Lying;
 
 /// C (m, n) ← [C +] `scale`·A (m, k)·B (k, n) on all of rayon's current threads.
 ///
 /// # Panics
 /// When the shapes disagree.
-pub fn matmul(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_>) {
-    product::run(isa::chosen_arch(), c, into, scale, a, Lying::F32(b), true);
-}
-
-/// As [`matmul`], with a B in bf16 that is widened on its way into panels: for more than [`FEW_ROWS`] rows, below which B is better
-/// widened first and read in place.
-///
-/// # Panics
-/// When the shapes disagree.
-pub fn matmul_bf16(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_, bf16>) {
-    product::run(isa::chosen_arch(), c, into, scale, a, Lying::Bf16(b), true);
+pub fn matmul<'a>(
+    c: ViewMut<'_>,
+    into: Into,
+    scale: f32,
+    a: View<'a>,
+    b: impl std::convert::Into<Operand<'a>>,
+) {
+    product::run(isa::chosen_arch(), c, into, scale, a, b.into(), true);
 }
 
 /// As [`matmul`], on the calling thread: for many small products in parallel.
@@ -53,7 +48,7 @@ pub fn matmul_bf16(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<
 /// # Panics
 /// When the shapes disagree.
 pub fn matmul_here(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_>) {
-    product::run(isa::chosen_arch(), c, into, scale, a, Lying::F32(b), false);
+    product::run(isa::chosen_arch(), c, into, scale, a, Operand::F32(b), false);
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the tile always reads whole vectors.
 
 use super::view::View;
+use crate::ops::value::Value;
 use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
@@ -15,7 +16,7 @@ use std::cell::Cell;
 /// Floats of a cache line.
 const LINE: usize = 16;
 const LINE_BYTES: usize = 64;
-/// Columns of A asked for in advance: each lies in a page of its own where rows are long.
+/// Columns of A and rows of B asked for in advance: each lies in a page of its own where rows are long.
 const AHEAD: usize = 8;
 
 /// A cache line: vectors of a packed panel never straddle two.
@@ -44,8 +45,7 @@ pub(super) fn put(lines: Vec<Line>) {
 }
 
 /// An element of B: read as it lies, written to the panel in f32.
-pub(super) trait Element: Copy {
-    fn wide(self) -> f32;
+pub(super) trait Element: Value {
     /// Four of them, in f32.
     ///
     /// # Safety
@@ -55,10 +55,6 @@ pub(super) trait Element: Copy {
 }
 
 impl Element for f32 {
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        self
-    }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn four(from: *const Self) -> __m128 {
@@ -68,10 +64,6 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn four(from: *const Self) -> __m128 {
@@ -205,10 +197,11 @@ unsafe fn columns<T: Element>(
         if cols < lanes {
             dst.write_bytes(0, depth * lanes);
         }
-        for k0 in (0..depth).step_by(LINE) {
-            let k1 = (k0 + LINE).min(depth);
+        let line = LINE_BYTES / size_of::<T>();
+        for k0 in (0..depth).step_by(line) {
+            let k1 = (k0 + line).min(depth);
             for c in 0..cols {
-                prefetch(src.wrapping_add(c * stride + k0 + 2 * LINE).cast());
+                prefetch(src.wrapping_add(c * stride + k0 + 2 * line).cast());
             }
             for c in (0..cols).step_by(4) {
                 let mut k = k0;

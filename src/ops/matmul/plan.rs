@@ -58,7 +58,7 @@ impl Plan {
     ) -> Self {
         let depth = k.div_ceil(k.div_ceil(if packed { DEPTH_PACKED } else { DEPTH }));
         let work = m.saturating_mul(n.next_multiple_of(grid.lanes)).saturating_mul(k);
-        let want = (work / GRAIN).clamp(1, most(threads));
+        let want = (work / GRAIN).clamp(1, most_tasks(threads));
         let rows_first = if packed { want } else { want / COLUMNS_FIRST };
         let rows_first = rows_first.clamp(1, m.div_ceil(ROWS[0]));
         let narrowest = if packed { PANELS_PACKED } else { 1 };
@@ -71,8 +71,11 @@ impl Plan {
         let enough = col_groups * m.div_ceil(ROWS[0]) >= ENOUGH;
         let fewest = if enough { ROWS[0] } else { ROWS[1] };
         // Groups that threads take evenly need no more tasks than half of those wanted.
-        let blocks =
-            if col_groups % threads == 0 { want / col_groups } else { want.div_ceil(col_groups) };
+        let blocks = if col_groups.is_multiple_of(threads) {
+            want / col_groups
+        } else {
+            want.div_ceil(col_groups)
+        };
         let row_blocks = blocks.clamp(1, m.div_ceil(fewest));
         let rows = m.div_ceil(row_blocks).next_multiple_of(grid.tile_rows);
         Plan { depth, rows, cols, row_blocks: m.div_ceil(rows), col_groups }
@@ -80,12 +83,12 @@ impl Plan {
 }
 
 /// Tasks for so many threads: a single one takes all in one.
-fn most(threads: usize) -> usize {
+fn most_tasks(threads: usize) -> usize {
     if threads > 1 { threads * TASKS } else { 1 }
 }
 
 /// Columns of a task of dot products, for `n` rows of `k` elements.
 pub(super) fn dot_columns(n: usize, k: usize, threads: usize) -> usize {
-    let want = (n.saturating_mul(k) / GRAIN_DOTS).clamp(1, most(threads));
+    let want = (n.saturating_mul(k) / GRAIN_DOTS).clamp(1, most_tasks(threads));
     n.div_ceil(want).next_multiple_of(COLUMNS)
 }

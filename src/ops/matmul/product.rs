@@ -15,7 +15,7 @@ use super::dots::{Dots, FEW};
 use super::plan::{self, Grid, Plan};
 use super::task::{FEW_ROWS, NARROW, Task};
 use super::tile::Out;
-use super::view::{Into, Lying, View, ViewMut};
+use super::view::{Into, Operand, View, ViewMut};
 use pulp::{Arch, Scalar128b, Simd};
 use rayon::prelude::*;
 
@@ -26,7 +26,7 @@ pub(super) fn run(
     into: Into,
     scale: f32,
     a: View<'_>,
-    b: Lying<'_>,
+    b: Operand<'_>,
     threads: bool,
 ) {
     let [b_rows, b_cols] = b.shape();
@@ -60,8 +60,8 @@ pub(super) fn run(
         scale,
     };
     let product = match b {
-        Lying::F32(b) if swap(&a, &b) => {
-            Product { a: b.t(), b: Lying::F32(a.t()), c: c.t(), threads }
+        Operand::F32(b) if swap(&a, &b) => {
+            Product { a: b.t(), b: Operand::F32(a.t()), c: c.t(), threads }
         }
         _ => Product { a, b, c, threads },
     };
@@ -91,7 +91,7 @@ fn swap(a: &View<'_>, b: &View<'_>) -> bool {
 
 struct Product<'a> {
     a: View<'a>,
-    b: Lying<'a>,
+    b: Operand<'a>,
     c: Out,
     threads: bool,
 }
@@ -101,7 +101,7 @@ impl Product<'_> {
     fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
         let Product { a, b, c, threads } = self;
         let team = if threads { rayon::current_num_threads() } else { 1 };
-        if let Lying::F32(b) = b
+        if let Operand::F32(b) = b
             && are_dots(&a, &b)
         {
             let width = plan::dot_columns(b.cols, b.rows, team);

@@ -7,7 +7,7 @@
 use super::pack;
 use super::plan::Plan;
 use super::tile::{Left, Out, Right, tile};
-use super::view::{Into, Lying, View};
+use super::view::{Into, Operand, View};
 use pulp::{Simd, WithSimd};
 
 /// Up to this many rows, B's rows are read in place: packing would cost as much as the product.
@@ -20,7 +20,7 @@ pub(super) const NARROW: usize = 8;
 /// The part of C that starts at (row, col) and has the plan's size.
 pub(super) struct Task<'a, const R: usize, const W: usize, const FMA: bool> {
     pub(super) a: View<'a>,
-    pub(super) b: Lying<'a>,
+    pub(super) b: Operand<'a>,
     pub(super) c: Out,
     pub(super) plan: Plan,
     pub(super) row: usize,
@@ -131,10 +131,10 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
                 // SAFETY: the panel's part of both.
                 unsafe {
                     match self.b {
-                        Lying::F32(b) => {
+                        Operand::F32(b) => {
                             pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
                         }
-                        Lying::Bf16(b) => {
+                        Operand::Bf16(b) => {
                             pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
                         }
                     }
@@ -148,7 +148,7 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
     #[inline(always)]
     fn in_place(&self, rows: usize, width: usize, lanes: usize) -> Option<View<'_>> {
         match self.b {
-            Lying::F32(b) if b.col_stride == 1 && rows <= FEW_ROWS && width == lanes => Some(b),
+            Operand::F32(b) if b.col_stride == 1 && rows <= FEW_ROWS && width == lanes => Some(b),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! The product against f64 sums with every instruction set, its bounds, and its bits for any number of threads.
 
 use super::product::run;
-use super::{Into, Lying, View, ViewMut, matmul};
+use super::{Into, Operand, View, ViewMut, matmul};
 use crate::ops::isa::Isa;
 use half::bf16;
 
@@ -52,7 +52,7 @@ fn check(isa: Isa, m: usize, n: usize, k: usize, pad: usize) {
             (0..m * n).for_each(|i| c[front + i / n * stride + i % n] = old[i]);
         }
         let out = ViewMut::strided(&mut c[front..], m, n, stride);
-        run(isa.arch(), out, into, 0.75, a, Lying::F32(b), state & 8 != 0);
+        run(isa.arch(), out, into, 0.75, a, Operand::F32(b), state & 8 != 0);
         let inside = |i: usize| {
             i >= front && (i - front) / stride.max(1) < m && (i - front) % stride.max(1) < n
         };
@@ -128,14 +128,14 @@ fn bits_do_not_depend_on_threads() {
                 let (a, b) = (view(&a, m, k, 0, state & 1 != 0), view(&b, k, n, 0, state & 2 != 0));
                 let mut here = vec![0.0; m * n];
                 let out = ViewMut::new(&mut here, m, n);
-                run(isa.arch(), out, Into::Overwrite, 0.5, a, Lying::F32(b), false);
+                run(isa.arch(), out, Into::Overwrite, 0.5, a, Operand::F32(b), false);
                 for threads in [1, 2, 3, 7] {
                     let pool =
                         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let mut c = vec![0.0; m * n];
                     pool.install(|| {
                         let out = ViewMut::new(&mut c, m, n);
-                        run(isa.arch(), out, Into::Overwrite, 0.5, a, Lying::F32(b), true);
+                        run(isa.arch(), out, Into::Overwrite, 0.5, a, Operand::F32(b), true);
                     });
                     let same = c.iter().zip(&here).all(|(c, here)| c.to_bits() == here.to_bits());
                     assert!(same, "{isa:?} {m}x{n}x{k} state {state} on {threads} threads");
@@ -159,13 +159,22 @@ fn bf16_is_widened_on_its_way_into_panels() {
                 (View::new(&wide, n, k).t(), View::new(&narrow, n, k).t()),
             ];
             for (wide, narrow) in views {
-                let [want, got] = [Lying::F32(wide), Lying::Bf16(narrow)].map(|b| {
-                    let mut c = vec![f32::NAN; m * n];
-                    let out = ViewMut::new(&mut c, m, n);
-                    run(isa.arch(), out, Into::Overwrite, 0.5, a, b, true);
+                let product = |b: Operand<'_>, into: Into, threads: usize| {
+                    let mut c = values(m * n, 10);
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                    pool.build().unwrap().install(|| {
+                        let out = ViewMut::new(&mut c, m, n);
+                        run(isa.arch(), out, into, 0.5, a, b, true);
+                    });
                     c
-                });
-                assert_eq!(got, want, "{isa:?} {m}x{n}x{k}");
+                };
+                for into in [Into::Overwrite, Into::Add] {
+                    let want = product(wide.into(), into, 1);
+                    for threads in [1, 3] {
+                        let got = product(narrow.into(), into, threads);
+                        assert_eq!(got, want, "{isa:?} {m}x{n}x{k} {into:?}, {threads} threads");
+                    }
+                }
             }
         }
     }

@@ -43,6 +43,16 @@ impl<'a, T> View<'a, T> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
+    /// Rows `r0..r1` of a row-major matrix.
+    fn rows(self, r0: usize, r1: usize) -> Self {
+        assert!(
+            self.col_stride == 1 && r0 <= r1 && r1 <= self.rows,
+            "rows {r0}..{r1} of {}",
+            self.rows
+        );
+        Self::strided(&self.data[r0 * self.row_stride..], r1 - r0, self.cols, self.row_stride)
+    }
+
     /// Where the part from a row and a column on begins.
     #[inline(always)]
     pub(super) fn from(&self, row: usize, col: usize) -> *const T {
@@ -62,20 +72,55 @@ impl<'a, T> View<'a, T> {
     }
 }
 
-/// B as it lies.
+/// B as it lies in memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Lying<'a> {
+pub enum Operand<'a> {
+    /// Packed, or read in place for few rows.
     F32(View<'a>),
+    /// Widened while it is packed, whatever the rows of A: for few of them it is better widened first.
     Bf16(View<'a, bf16>),
 }
 
-impl Lying<'_> {
-    /// Its shape.
-    pub(super) fn shape(&self) -> [usize; 2] {
+impl Operand<'_> {
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::F32(b) => [b.rows, b.cols],
             Self::Bf16(b) => [b.rows, b.cols],
         }
+    }
+
+    /// Rows `r0..r1` of a row-major operand.
+    ///
+    /// # Panics
+    /// When it is transposed or has fewer rows.
+    #[must_use]
+    pub fn rows(self, r0: usize, r1: usize) -> Self {
+        match self {
+            Self::F32(b) => Self::F32(b.rows(r0, r1)),
+            Self::Bf16(b) => Self::Bf16(b.rows(r0, r1)),
+        }
+    }
+
+    /// The transpose, without moving anything.
+    #[must_use]
+    pub fn t(self) -> Self {
+        match self {
+            Self::F32(b) => Self::F32(b.t()),
+            Self::Bf16(b) => Self::Bf16(b.t()),
+        }
+    }
+}
+
+impl<'a> From<View<'a>> for Operand<'a> {
+    fn from(b: View<'a>) -> Self {
+        Self::F32(b)
+    }
+}
+
+impl<'a> From<View<'a, bf16>> for Operand<'a> {
+    fn from(b: View<'a, bf16>) -> Self {
+        Self::Bf16(b)
     }
 }
 

@@ -50,6 +50,7 @@ impl<'a> Checks<'a> {
         checks.attention(&[1, 70, 5], None, 10)?;
         checks.attention(&[131], Some(9), 64)?;
         checks.cross_entropy()?;
+        checks.head()?;
         checks.adamw()?;
         Ok(checks.lines)
     }

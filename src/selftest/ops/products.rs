@@ -6,12 +6,12 @@ use crate::ops::cx::rounded;
 use crate::ops::dropout::Mask;
 use crate::ops::linear::{self, Back, Plus};
 use crate::ops::lora::{self, Factors, Seen};
-use crate::ops::{Mirror, Vector, Weight};
+use crate::ops::{Mirror, Vector, Weight, head};
 use crate::optim::Arena;
 use crate::quant;
 use crate::selftest::case::{Line, error};
 use crate::selftest::reference;
-use candle_core::Result;
+use candle_core::{DType, Result};
 
 impl Checks<'_> {
     /// y = x·Wᵀ + b and dx += dy·W for the values `w` of `weight`.
@@ -56,6 +56,32 @@ impl Checks<'_> {
             limit: 1e-5,
         };
         self.lines.push(line);
+        Ok(())
+    }
+
+    /// The loss and its gradient over parts of a vocabulary, the last one short, where there is such a pass.
+    pub(super) fn head(&mut self) -> Result<()> {
+        let v = 2 * head::width(usize::MAX) + 53;
+        let (x, w, coefficients) =
+            (self.inputs.values(N * C), self.inputs.values(v * C), self.inputs.wide(N));
+        let weight = self.weight(&w, v, C)?;
+        if !head::applies(self.cx, &weight) {
+            return Ok(());
+        }
+        let targets: Vec<u32> = (0..N).map(|_| self.inputs.below(v) as u32).collect();
+        let (h, mut nll) = (self.buf(&x, C)?, vec![f32::NAN; N]);
+        let given = Some(&coefficients[..]);
+        let dh = head::forward_backward(self.cx, &h, &weight, &targets, given, &mut nll)?;
+        let z = reference::product((N, C, v), |i, k| x[i * C + k], |k, j| w[j * C + k]);
+        let z: Vec<f32> = z.iter().map(|z| *z as f32).collect();
+        let [want_nll, dz] = reference::cross_entropy(&z, &targets, &coefficients);
+        let dz: Vec<f32> = dz.iter().map(|dz| *dz as f32).collect();
+        let want = reference::product((N, v, C), |i, k| dz[i * v + k], |k, j| w[k * C + j]);
+        let shape = format!("{N} x {C} x {v}");
+        self.check_in(DType::F32, "head", shape.clone(), &nll, &want_nll);
+        let dh = dh.map(|dh| dh.to_f32()).transpose()?.unwrap_or_default();
+        // The probabilities are rounded to an operand.
+        self.check_in(self.cx.products(), "head dh", shape, &dh, &want);
         Ok(())
     }
 
