@@ -17,6 +17,7 @@
 //! same for any number of threads.
 
 mod dots;
+mod element;
 mod pack;
 mod plan;
 mod product;

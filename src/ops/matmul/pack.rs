@@ -3,14 +3,11 @@
 //! A panel holds element (k, c) at `dst[k·lanes + c]`; columns past B's last are zeros, so that
 //! the tile always reads whole vectors.
 
-use super::view::View;
-use crate::ops::value::Value;
-use half::bf16;
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m128, _MM_TRANSPOSE4_PS, _mm_castsi128_ps, _mm_loadl_epi64, _mm_loadu_ps, _mm_setzero_si128,
-    _mm_storeu_ps, _mm_unpacklo_epi16,
-};
+use super::element::transpose_eight;
+use super::element::{Element, transpose};
+use super::view::View;
+use pulp::Simd;
 use std::cell::Cell;
 
 /// Floats of a cache line.
@@ -44,43 +41,12 @@ pub(super) fn put(lines: Vec<Line>) {
     SCRATCH.set(lines);
 }
 
-/// An element of B: read as it lies, written to the panel in f32.
-pub(super) trait Element: Value {
-    /// Four of them, in f32.
-    ///
-    /// # Safety
-    /// `from` has four.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn four(from: *const Self) -> __m128;
-}
-
-impl Element for f32 {
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn four(from: *const Self) -> __m128 {
-        // SAFETY: the caller's promise; SSE is part of x86-64.
-        unsafe { _mm_loadu_ps(from) }
-    }
-}
-
-impl Element for bf16 {
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn four(from: *const Self) -> __m128 {
-        // SAFETY: the caller's promise: 8 bytes; SSE2 is part of x86-64.
-        unsafe {
-            let four = _mm_loadl_epi64(from.cast());
-            _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), four))
-        }
-    }
-}
-
 /// Packs `depth` rows and `cols` columns of B, from a row and a column on, into a panel `lanes` wide.
 ///
 /// # Safety
-/// B has them and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`.
+/// B has them and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`; the processor has S.
 #[inline(always)]
-pub(super) unsafe fn panel<T: Element>(
+pub(super) unsafe fn panel<S: Simd, T: Element>(
     dst: *mut f32,
     lanes: usize,
     b: View<'_, T>,
@@ -93,7 +59,7 @@ pub(super) unsafe fn panel<T: Element>(
         if b.col_stride == 1 {
             rows(dst, lanes, src, b.row_stride, depth, cols);
         } else {
-            columns(dst, lanes, src, b.col_stride, depth, cols);
+            columns::<S, T>(dst, lanes, src, b.col_stride, depth, cols);
         }
     }
 }
@@ -121,19 +87,33 @@ unsafe fn rows<T: Element>(
             for c in (0..cols).step_by(LINE_BYTES / size_of::<T>()) {
                 prefetch(from.wrapping_add(AHEAD * stride + c).cast());
             }
-            let whole = cols - cols % 8;
-            for c in (0..whole).step_by(8) {
-                // No closure, which would not be inlined into a function of more target features.
-                let (eight, mut wide) = (from.add(c).cast::<[T; 8]>().read(), [0.0; 8]);
-                for i in 0..8 {
-                    wide[i] = eight[i].wide();
-                }
-                to.add(c).cast::<[f32; 8]>().write(wide);
+            let (lines, whole) = (cols - cols % LINE, cols - cols % 8);
+            for c in (0..lines).step_by(LINE) {
+                copy::<T, LINE>(to.add(c), from.add(c));
+            }
+            for c in (lines..whole).step_by(8) {
+                copy::<T, 8>(to.add(c), from.add(c));
             }
             for c in whole..cols {
                 *to.add(c) = (*from.add(c)).wide();
             }
         }
+    }
+}
+
+/// Copies N elements, widened.
+///
+/// # Safety
+/// Both have N.
+#[inline(always)]
+unsafe fn copy<T: Element, const N: usize>(to: *mut f32, from: *const T) {
+    // SAFETY: the caller's promise. No closure, which would not be inlined into a function of more target features.
+    unsafe {
+        let (values, mut wide) = (from.cast::<[T; N]>().read(), [0.0; N]);
+        for i in 0..N {
+            wide[i] = values[i].wide();
+        }
+        to.cast::<[f32; N]>().write(wide);
     }
 }
 
@@ -178,13 +158,13 @@ pub(super) unsafe fn tiles<const H: usize>(
 
 /// Packs `depth` x `cols` elements, (k, c) at `src[c·stride + k]`, into a panel `lanes` wide.
 ///
-/// Transposes 4 x 4 blocks in registers, a cache line of source at a time: element by element
+/// Transposes 8 x 8 or 4 x 4 blocks in registers, a cache line of source at a time: element by element
 /// the packing would cost 6 % of a product of 512 rows.
 ///
 /// # Safety
-/// The source is readable and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`.
+/// The source is readable and `dst` takes `depth·lanes` values; `cols` ≤ `lanes`; the processor has S.
 #[inline(always)]
-unsafe fn columns<T: Element>(
+unsafe fn columns<S: Simd, T: Element>(
     dst: *mut f32,
     lanes: usize,
     src: *const T,
@@ -203,7 +183,18 @@ unsafe fn columns<T: Element>(
             for c in 0..cols {
                 prefetch(src.wrapping_add(c * stride + k0 + 2 * line).cast());
             }
-            for c in (0..cols).step_by(4) {
+            let mut first = 0;
+            #[cfg(target_arch = "x86_64")]
+            if S::F32_LANES >= 8 && (k1 - k0).is_multiple_of(8) {
+                while first + 8 <= cols {
+                    for k in (k0..k1).step_by(8) {
+                        let from = src.add(first * stride + k);
+                        transpose_eight(dst.add(k * lanes + first), lanes, from, stride);
+                    }
+                    first += 8;
+                }
+            }
+            for c in (first..cols).step_by(4) {
                 let mut k = k0;
                 while c + 4 <= cols && k + 4 <= k1 {
                     transpose(dst.add(k * lanes + c), lanes, src.add(c * stride + k), stride);
@@ -215,40 +206,6 @@ unsafe fn columns<T: Element>(
                     }
                 }
             }
-        }
-    }
-}
-
-/// Transposes one 4 x 4 block of rows `src_stride` apart into rows `dst_stride` apart.
-///
-/// # Safety
-/// Both blocks lie inside their buffers.
-#[inline(always)]
-unsafe fn transpose<T: Element>(
-    dst: *mut f32,
-    dst_stride: usize,
-    src: *const T,
-    src_stride: usize,
-) {
-    // The compiler moves the portable form element by element; SSE is part of x86-64.
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut r0 = T::four(src);
-        let mut r1 = T::four(src.add(src_stride));
-        let mut r2 = T::four(src.add(2 * src_stride));
-        let mut r3 = T::four(src.add(3 * src_stride));
-        _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
-        _mm_storeu_ps(dst, r0);
-        _mm_storeu_ps(dst.add(dst_stride), r1);
-        _mm_storeu_ps(dst.add(2 * dst_stride), r2);
-        _mm_storeu_ps(dst.add(3 * dst_stride), r3);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    for i in 0..4 {
-        for j in 0..4 {
-            // SAFETY: the caller's promise.
-            unsafe { *dst.add(j * dst_stride + i) = (*src.add(i * src_stride + j)).wide() };
         }
     }
 }

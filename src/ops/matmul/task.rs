@@ -132,10 +132,10 @@ impl<const R: usize, const W: usize, const FMA: bool> Task<'_, R, W, FMA> {
                 unsafe {
                     match self.b {
                         Operand::F32(b) => {
-                            pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
+                            pack::panel::<S, _>(to, lanes, b, [k, self.col + col], [depth, width])
                         }
                         Operand::Bf16(b) => {
-                            pack::panel(to, lanes, b, [k, self.col + col], [depth, width])
+                            pack::panel::<S, _>(to, lanes, b, [k, self.col + col], [depth, width])
                         }
                     }
                 }
