@@ -347,10 +347,10 @@ impl Pass<'_> {
         let rounded = self.rounded(c);
         let held = if self.s.plain_head {
             let (rows, width) = (self.s.tokens.min(head::ROWS), head::width(v));
+            // Probabilities lie beside the logits or, in f32, in their place; there the targets' rows of W are copied.
             let p = self.l.take(rows * head::stride(width), self.s.operand);
-            // Probabilities take the logits' place in f32; the targets' rows are there besides.
-            let z = if self.s.operand < 4 { self.l.take(rows * width, 4) } else { self.act(c) };
-            vec![p, z, self.l.take(rows * c, 4), self.l.take(rows * c, self.s.size)]
+            let other = if self.s.operand < 4 { self.l.take(rows * width, 4) } else { self.act(c) };
+            vec![p, other, self.l.take(rows * c, 4), self.l.take(rows * c, self.s.size)]
         } else {
             let rows = self.s.tokens.min(super::head::chunk(v));
             let mut held = vec![self.l.take(rows * v, 4)];

@@ -1,6 +1,6 @@
 //! The head over labelled tokens: per-token losses and, with coefficients, the hidden states' gradient, at once. The (N, V) logits
-//! never exist: the vocabulary is taken in parts ([`crate::ops::head`]), or rows are: where the head has an adapter, on a device, and in bf16
-//! on a processor without its products.
+//! never exist: the vocabulary is taken in parts ([`crate::ops::head`]), or rows are: where the head has an adapter, on a device, and
+//! in bf16 on a processor without its products.
 
 use super::Decoder;
 use super::decoder::Labels;

@@ -1,8 +1,8 @@
 //! A frozen weight as it lies in memory: dense f32, bf16 or f16 (memory-mapped or owned), or packed NF4.
 //!
 //! A product never needs the whole matrix in f32: [`Weight::for_row_blocks`] hands out blocks of rows, borrowed where they are
-//! f32, or bf16 that a product of many rows widens itself, and widened or dequantised into a reused scratch buffer otherwise. A product multiplies the values that are stored: what
-//! loads a weight rounds it to the products' dtype.
+//! f32, or bf16 that a product of many rows widens itself, and widened or dequantised into a reused scratch buffer otherwise. A
+//! product multiplies the values that are stored: what loads a weight rounds it to the products' dtype.
 
 use super::Buf;
 use super::bf16_gemm::Stored;

@@ -1,25 +1,19 @@
 //! The pass in bf16: logits and gradients by [`bf16_gemm`], probabilities rounded between them.
 
-use super::{ROWS, Running, gradient, stride, width};
+use super::{ROWS, Rows, Running, gradient, stride, width};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::avx512;
 use crate::ops::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use crate::ops::linear::Even;
 use crate::ops::value::{Value, by_type};
-use crate::ops::{Buf, Cx, Weight};
+use crate::ops::{Buf, Cx};
 use candle_core::{Result, bail};
 use half::bf16;
 use rayon::prelude::*;
 
 /// Runs every part of the vocabulary; with coefficients, returns dh.
-pub(super) fn pass(
-    cx: &Cx,
-    h: &Buf,
-    w: &Weight,
-    targets: &[u32],
-    coefficients: Option<&[f32]>,
-    running: &mut [Running],
-) -> Result<Option<Buf>> {
+pub(super) fn pass(cx: &Cx, of: Rows<'_>, running: &mut [Running]) -> Result<Option<Buf>> {
+    let Rows { h, w, targets, coefficients } = of;
     let (n, c, v) = (h.rows(), h.cols(), w.rows());
     let Some(Stored::Bf16(values)) = w.stored() else { bail!("head: {w:?} is not bf16") };
     let width = width(v);

@@ -1,20 +1,14 @@
 //! The pass in f32: probabilities in the place of logits.
 
-use super::{ROWS, Running, gradient, stride, width};
+use super::{ROWS, Rows, Running, gradient, stride, width};
 use crate::ops::matmul::{Into, View, ViewMut, matmul};
-use crate::ops::{Buf, Cx, Mirror, Weight, embedding, simd};
+use crate::ops::{Buf, Cx, Mirror, embedding, simd};
 use candle_core::Result;
 use rayon::prelude::*;
 
 /// Runs every part of the vocabulary; with coefficients, returns dh.
-pub(super) fn pass(
-    cx: &Cx,
-    h: &Buf,
-    w: &Weight,
-    targets: &[u32],
-    coefficients: Option<&[f32]>,
-    running: &mut [Running],
-) -> Result<Option<Buf>> {
+pub(super) fn pass(cx: &Cx, of: Rows<'_>, running: &mut [Running]) -> Result<Option<Buf>> {
+    let Rows { h, w, targets, coefficients } = of;
     let (n, c) = (h.rows(), h.cols());
     let (width, room) = (width(w.rows()), cx.room(n, ROWS));
     let stride = stride(width);

@@ -42,6 +42,15 @@ pub fn applies(cx: &Cx, w: &Weight) -> bool {
     has_pass(cx) && (!cx.has_bf16_products() || matches!(w.stored(), Some(Stored::Bf16(_))))
 }
 
+/// What goes over the vocabulary: hidden states (n, C) with their targets, W (V, C), and, where dh is wanted, a factor for each row.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    h: &'a Buf,
+    w: &'a Weight,
+    targets: &'a [u32],
+    coefficients: Option<&'a [f32]>,
+}
+
 /// A row's running maximum, sum of exponentials, and its target's logit. A part of nothing but −∞ adds nothing.
 #[derive(Clone, Copy)]
 struct Running {
@@ -98,10 +107,11 @@ pub fn forward_backward(
         bail!("head: target {t} lies outside the vocabulary of {v}");
     }
     let mut running = vec![Running::START; n];
+    let rows = Rows { h, w, targets, coefficients };
     let dh = if cx.has_bf16_products() {
-        in_bf16::pass(cx, h, w, targets, coefficients, &mut running)?
+        in_bf16::pass(cx, rows, &mut running)?
     } else {
-        in_f32::pass(cx, h, w, targets, coefficients, &mut running)?
+        in_f32::pass(cx, rows, &mut running)?
     };
     for (nll, r) in nll.iter_mut().zip(&running) {
         *nll = r.sum.ln() + r.top - r.target;
