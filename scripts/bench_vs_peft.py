@@ -28,7 +28,10 @@ if a["quantize"]:
     from transformers import BitsAndBytesConfig
     kw["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=a["quantize"].endswith("dq"), bnb_4bit_compute_dtype=dtype)
 model = AutoModelForCausalLM.from_pretrained(a["model"], dtype=dtype, **kw)
-if a["checkpointing"]:
+if a["quantize"]: # as PEFT's guide to quantization does it: what is not quantized becomes f32
+    from peft import prepare_model_for_kbit_training
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=a["checkpointing"])
+elif a["checkpointing"]:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False)); model.enable_input_require_grads()
 model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")).train()
 model.config.use_cache = False
@@ -104,10 +107,13 @@ def vft(a, shape, batch, length, steps, precision="bf16-true", quantize=None, ch
     keys |= {"data.path": data(shape, batch, length, steps), "data.val_split_fraction": 0, "train.global_batch_size": batch, "train.micro_batch_size": batch, "train.epochs": 1, "train.lr_warmup_steps": 0, "train.shuffle": "false", "train.gradient_checkpointing": checkpointing, "optimizer.lr": 2e-4} | more
     command = [a.vft, "finetune", *[x for k, v in keys.items() if v is not None for x in (f"--{k}", str(v))]]
     with tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (os.path.exists(f"{out}/run/metrics.jsonl") and os.path.getsize(f"{out}/run/metrics.jsonl")):
+        process, metrics, first, ended = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL), f"{out}/run/metrics.jsonl", None, 0
+        while not ended:
             time.sleep(0.005)
-        first, code = time.time() - began, process.wait()
+            if first is None and os.path.exists(metrics) and os.path.getsize(metrics):
+                first = time.time() - began
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         err.seek(0)
         told = err.read()
     if code:
@@ -116,7 +122,7 @@ def vft(a, shape, batch, length, steps, precision="bf16-true", quantize=None, ch
     evals, records = [r for r in records if "val_loss" in r], [r for r in records if "loss" in r]
     plan = next(l for l in told.splitlines() if l.startswith("memory: "))
     rates = [s["tokens_per_s"] for s in records[2:]] or [s["tokens_per_s"] for s in records]
-    return dict(losses=[s["loss"] for s in records], held=evals[-1]["val_loss"] if evals else None, tokens_per_s=statistics.median(rates), peak=records[-1]["peak_mem_bytes"] / 2**30, loss=records[0]["loss"], planned=float(plan.split()[1]), first=first)
+    return dict(losses=[s["loss"] for s in records], held=evals[-1]["val_loss"] if evals else None, tokens_per_s=statistics.median(rates), peak=usage.ru_maxrss / 2**20, loss=records[0]["loss"], planned=float(plan.split()[1]), first=first)
 
 
 def peer(shape, batch, length, steps, precision="bf16-true", quantize=None, checkpointing="none", compile=False, **more):

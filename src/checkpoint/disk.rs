@@ -15,11 +15,19 @@ pub trait Disk {
     /// When the system refuses.
     fn make_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Writes a whole file, a new one or in the place of an old one's bytes.
+    /// Writes a whole file, a new one or in the place of an old one's bytes: the parts one after the other.
     ///
     /// # Errors
-    /// When the system refuses; then a part may be written.
-    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// When the system refuses; then some of it may be written.
+    fn write_parts(&self, file: &Path, parts: &[&[u8]]) -> io::Result<()>;
+
+    /// Writes a whole file of one part.
+    ///
+    /// # Errors
+    /// As [`Self::write_parts`].
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write_parts(file, &[bytes])
+    }
 
     /// Waits until a file's bytes, or a directory's names, are on the disk.
     ///
@@ -55,8 +63,9 @@ impl Disk for Real {
         fs::create_dir(dir)
     }
 
-    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
-        File::create(file)?.write_all(bytes)
+    fn write_parts(&self, file: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let mut file = File::create(file)?;
+        parts.iter().try_for_each(|part| file.write_all(part))
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

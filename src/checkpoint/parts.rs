@@ -44,7 +44,7 @@ pub struct Parts<'a> {
     /// Where the run stands.
     pub state: &'a RunState,
     /// The optimizer's arrays, where the run is to be taken up from here.
-    pub optimizer: Option<&'a State>,
+    pub optimizer: Option<&'a State<'a>>,
 }
 
 /// Bytes on disk of what a checkpoint holds beside tensors, in blocks of `block` bytes.

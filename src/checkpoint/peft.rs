@@ -4,6 +4,7 @@
 
 use super::atomic::io_problem;
 use super::disk::Disk;
+use super::tensors;
 use crate::adapters::LoraConfig;
 use crate::adapters::names::module_of;
 use crate::error::{Problem, Result};
@@ -41,17 +42,15 @@ pub fn write(
     modules: &[String],
     base: &Base<'_>,
 ) -> anyhow::Result<()> {
-    let mut tensors = Vec::new();
+    let mut views = Vec::new();
     for slice in arena.slices() {
         let values = arena.param(slice);
         anyhow::ensure!(values.iter().all(|v| v.is_finite()), "`{}` is not finite", slice.name);
         let view = TensorView::new(Dtype::F32, slice.shape.to_vec(), bytemuck::cast_slice(values))?;
-        tensors.push((slice.name.clone(), view));
+        views.push((slice.name.clone(), view));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let file = dir.join(WEIGHTS);
-    let bytes = safetensors::serialize(tensors, Some(metadata))?;
-    disk.write(&file, &bytes).map_err(|e| io_problem(&file, &e))?;
+    tensors::write(disk, &dir.join(WEIGHTS), views, Some(metadata))?;
     let file = dir.join(CONFIG);
     let text = serde_json::to_string_pretty(&config_json(lora, paths, modules, base))? + "\n";
     disk.write(&file, text.as_bytes()).map_err(|e| io_problem(&file, &e))?;

@@ -5,12 +5,14 @@
 
 use super::atomic::io_problem;
 use super::disk::Disk;
+use super::tensors;
 use crate::error::{Problem, Result};
 use crate::optim::state::{State, Values};
 use crate::small_file::{self, DESCRIPTION};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -100,7 +102,7 @@ impl RunState {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn write(&self, disk: &dyn Disk, dir: &Path, optimizer: Option<&State>) -> Result<()> {
+    pub fn write(&self, disk: &dyn Disk, dir: &Path, optimizer: Option<&State<'_>>) -> Result<()> {
         let path = dir.join(STATE);
         let failed = |path: &Path, e: &dyn std::fmt::Display| {
             Problem::in_file(path, format!("cannot be written: {e}"))
@@ -109,7 +111,7 @@ impl RunState {
         disk.write(&path, (text + "\n").as_bytes()).map_err(|e| io_problem(&path, &e))?;
         let Some(state) = optimizer else { return Ok(()) };
         let path = dir.join(OPTIMIZER);
-        let mut tensors = Vec::new();
+        let mut views = Vec::new();
         for (name, values) in &state.arrays {
             let (dtype, bytes): (_, &[u8]) = match values {
                 Values::F32(v) => (Dtype::F32, bytemuck::cast_slice(v)),
@@ -117,10 +119,9 @@ impl RunState {
             };
             let shape = vec![bytes.len() * 8 / dtype.bitsize()];
             let view = TensorView::new(dtype, shape, bytes).map_err(|e| failed(&path, &e))?;
-            tensors.push((name.clone(), view));
+            views.push((name.clone(), view));
         }
-        let bytes = safetensors::serialize(tensors, None).map_err(|e| failed(&path, &e))?;
-        disk.write(&path, &bytes).map_err(|e| io_problem(&path, &e))
+        tensors::write(disk, &path, views, None)
     }
 
     /// What to say of a state that a later version wrote; `None` of any other.
@@ -162,7 +163,7 @@ impl RunState {
     ///
     /// # Errors
     /// When the file is damaged.
-    pub fn optimizer(&self, dir: &Path) -> Result<Option<State>> {
+    pub fn optimizer(&self, dir: &Path) -> Result<Option<State<'static>>> {
         let path = dir.join(OPTIMIZER);
         if !path.exists() {
             return Ok(None);
@@ -174,8 +175,8 @@ impl RunState {
         let mut arrays = Vec::new();
         for (name, view) in tensors.tensors() {
             let values = match view.dtype() {
-                Dtype::F32 => Values::F32(bytemuck::pod_collect_to_vec(view.data())),
-                Dtype::U8 => Values::U8(view.data().to_vec()),
+                Dtype::F32 => Values::F32(Cow::Owned(bytemuck::pod_collect_to_vec(view.data()))),
+                Dtype::U8 => Values::U8(Cow::Owned(view.data().to_vec())),
                 other => return Err(broken(&format!("`{name}` is {other:?}")).into()),
             };
             arrays.push((name, values));

@@ -59,6 +59,15 @@ impl Optimizer {
         })
     }
 
+    /// Updates done.
+    pub fn updates(&self) -> i32 {
+        match self {
+            Self::AdamW(o) => o.t,
+            Self::AdamW8bit(o) => o.t,
+            Self::Sgd(o) => o.t,
+        }
+    }
+
     /// The count of updates and the arrays of the state.
     pub(super) fn places(&mut self) -> Result<(&mut i32, Vec<(&'static str, Place<'_>)>)> {
         match self {

@@ -3,28 +3,29 @@
 use super::optimizer::Optimizer;
 use crate::gpu::Memory;
 use candle_core::{Result, bail};
+use std::borrow::Cow;
 
-/// An array of a state.
+/// An array of a state: where the optimizer keeps it, or a copy.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Values {
+pub enum Values<'a> {
     /// Numbers.
-    F32(Vec<f32>),
+    F32(Cow<'a, [f32]>),
     /// Codes of 8 bits.
-    U8(Vec<u8>),
+    U8(Cow<'a, [u8]>),
 }
 
 /// All that an optimizer keeps between steps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
+pub struct State<'a> {
     /// Updates done.
     pub t: i32,
     /// The arrays by their names.
-    pub arrays: Vec<(String, Values)>,
+    pub arrays: Vec<(String, Values<'a>)>,
 }
 
-impl State {
+impl<'a> State<'a> {
     /// The array `name`, of `len` elements.
-    fn take(&mut self, name: &str, len: usize) -> Result<Values> {
+    fn take(&mut self, name: &str, len: usize) -> Result<Values<'a>> {
         let Some(at) = self.arrays.iter().position(|(n, _)| n == name) else {
             bail!("the optimizer's state has no `{name}`");
         };
@@ -52,13 +53,13 @@ pub(super) enum Place<'a> {
     DeviceU8(&'a Memory, usize),
 }
 
-impl Place<'_> {
-    fn read(&self) -> Result<Values> {
+impl<'a> Place<'a> {
+    fn read(self) -> Result<Values<'a>> {
         Ok(match self {
-            Self::F32(v) => Values::F32(v.to_vec()),
-            Self::U8(v) => Values::U8(v.to_vec()),
-            Self::DeviceF32(memory, n) => Values::F32(memory.download(0, *n)?),
-            Self::DeviceU8(memory, n) => Values::U8(memory.download(0, *n)?),
+            Self::F32(v) => Values::F32(Cow::Borrowed(v)),
+            Self::U8(v) => Values::U8(Cow::Borrowed(v)),
+            Self::DeviceF32(memory, n) => Values::F32(Cow::Owned(memory.download(0, n)?)),
+            Self::DeviceU8(memory, n) => Values::U8(Cow::Owned(memory.download(0, n)?)),
         })
     }
 
@@ -70,10 +71,10 @@ impl Place<'_> {
         }
     }
 
-    fn write(self, values: Values) -> Result<()> {
+    fn write(self, values: Values<'_>) -> Result<()> {
         match (self, values) {
-            (Self::F32(place), Values::F32(v)) => *place = v,
-            (Self::U8(place), Values::U8(v)) => *place = v,
+            (Self::F32(place), Values::F32(v)) => *place = v.into_owned(),
+            (Self::U8(place), Values::U8(v)) => *place = v.into_owned(),
             (Self::DeviceF32(memory, _), Values::F32(v)) => {
                 memory.write(0, bytemuck::cast_slice(&v))?
             }
@@ -85,11 +86,11 @@ impl Place<'_> {
 }
 
 impl Optimizer {
-    /// A copy of the state.
+    /// The state: what lies on the host as it lies there, a copy of what a device keeps.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn state(&mut self) -> Result<State> {
+    pub fn state(&mut self) -> Result<State<'_>> {
         let (t, places) = self.places()?;
         let t = *t;
         let arrays = places.into_iter().map(|(name, place)| Ok((name.to_owned(), place.read()?)));
@@ -100,7 +101,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// When it is the state of another optimizer or of other slices; then the state at hand is partly replaced.
-    pub fn restore(&mut self, mut state: State) -> Result<()> {
+    pub fn restore(&mut self, mut state: State<'_>) -> Result<()> {
         let (t, places) = self.places()?;
         *t = state.t;
         for (name, place) in places {

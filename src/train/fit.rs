@@ -20,7 +20,6 @@ use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::mix::Mix;
 use crate::error::is_disk_full;
 use crate::optim::Optimizer;
-use crate::optim::state::State;
 use crate::report::memory::peak_bytes;
 use crate::report::metrics::{self, StepRecord};
 use crate::report::progress::Progress;
@@ -35,6 +34,15 @@ use tracing::debug;
 /// The files that records are appended to.
 const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples.jsonl";
+
+/// What is saved of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// What it has come to.
+    Adapter,
+    /// What it goes on from as well: the optimizer's state.
+    Resumable,
+}
 
 /// Whether older checkpoints give way to what is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,8 +292,7 @@ impl<'a> Loop<'a> {
         let verdict =
             self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
         if verdict == Some(Verdict::Best) && self.config.train.save_best {
-            let state = self.state(0)?;
-            self.save("best", &state, None, Room::Made)?;
+            self.save("best", What::Adapter, Room::Made)?;
         }
         Ok(verdict)
     }
@@ -293,10 +300,8 @@ impl<'a> Loop<'a> {
     /// Saves the run as it stands, and lets the oldest checkpoints go.
     fn checkpoint(&mut self, room: Room) -> Result<()> {
         debug!(step = self.step, "saves");
-        let arrays = self.stepper.optimizer.state()?;
-        let state = self.state(arrays.t)?;
         let name = step_name(self.step);
-        self.save(&name, &state, Some(&arrays), room)?;
+        self.save(&name, What::Resumable, room)?;
         // It has been written again.
         self.damaged.retain(|dir| !dir.ends_with(&name));
         if let Some(most) = self.config.train.save_total_limit {
@@ -305,17 +310,14 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    fn save(
-        &mut self,
-        name: &str,
-        state: &RunState,
-        optimizer: Option<&State>,
-        room: Room,
-    ) -> Result<()> {
-        let Self { config, run, progress, .. } = self;
+    fn save(&mut self, name: &str, what: What, room: Room) -> Result<()> {
+        let resumable = what == What::Resumable;
+        let state = self.state(if resumable { self.stepper.optimizer.updates() } else { 0 })?;
+        let Self { config, run, progress, stepper, .. } = self;
+        let arrays = if resumable { Some(stepper.optimizer.state()?) } else { None };
         let tell = |line: &str| progress.note(line);
         let tell: Option<&dyn Fn(&str)> = if room == Room::Made { Some(&tell) } else { None };
-        save(config, run, name, state, optimizer, tell)
+        save(config, run, name, &state, arrays.as_ref(), tell)
     }
 
     fn state(&self, updates: i32) -> Result<RunState> {
@@ -356,8 +358,7 @@ impl<'a> Loop<'a> {
             Ok(_) | Err(_) => {}
         }
         debug!(step = self.step, "saves the final adapter");
-        let state = self.state(0)?;
-        self.save("final", &state, None, Room::Made)
+        self.save("final", What::Adapter, Room::Made)
     }
 
     /// Saves what the run has come to, and validates it.

@@ -23,7 +23,7 @@ pub fn save(
     run: &mut Run,
     name: &str,
     state: &RunState,
-    optimizer: Option<&State>,
+    optimizer: Option<&State<'_>>,
     tell: Option<&dyn Fn(&str)>,
 ) -> Result<()> {
     run.arena.fetch_params()?;

@@ -61,13 +61,14 @@ impl Disk for Recorder {
         Real.make_dir(dir)
     }
 
-    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write_parts(&self, file: &Path, parts: &[&[u8]]) -> io::Result<()> {
         self.note(Call::Create(self.below(file)));
+        let bytes = parts.concat();
         let (first, second) = bytes.split_at(bytes.len() / 2);
         for part in [first, second] {
             self.note(Call::Append(self.below(file), part.into()));
         }
-        Real.write(file, bytes)
+        Real.write(file, &bytes)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

@@ -31,13 +31,14 @@ impl<F: Fn(Ask<'_>) -> io::Result<()>> Disk for Failing<F> {
         Real.make_dir(dir)
     }
 
-    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write_parts(&self, file: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let bytes = parts.concat();
         if let Err(e) = (self.0)(Ask::Write(file, bytes.len())) {
             // As far as it went.
             Real.write(file, &bytes[..bytes.len() / 2])?;
             return Err(e);
         }
-        Real.write(file, bytes)
+        Real.write(file, &bytes)
     }
 
     fn sync(&self, _: &Path) -> io::Result<()> {

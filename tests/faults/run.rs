@@ -32,8 +32,8 @@ fn arena(step: usize) -> Arena {
     arena
 }
 
-fn optimizer(step: usize) -> State {
-    State { t: step as i32, arrays: vec![("m".into(), Values::F32(vec![step as f32; 4]))] }
+fn optimizer(step: usize) -> State<'static> {
+    State { t: step as i32, arrays: vec![("m".into(), Values::F32(vec![step as f32; 4].into()))] }
 }
 
 fn state(step: usize) -> RunState {

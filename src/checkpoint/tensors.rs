@@ -1,0 +1,116 @@
+//! Tensors as a safetensors file, from where they lie: a file as large as an optimizer's state is never whole in memory.
+//!
+//! The bytes are those of `safetensors::serialize`: the header's length (8 bytes, little endian), the header padded with spaces to whole
+//! 8 bytes, the values; by falling dtype, then by name.
+
+use super::atomic::io_problem;
+use super::disk::Disk;
+use crate::error::{Problem, Result};
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Writes named tensors, with `metadata` where there is some.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write(
+    disk: &dyn Disk,
+    file: &Path,
+    mut tensors: Vec<(String, TensorView<'_>)>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    tensors.sort_by(|(a, x), (b, y)| y.dtype().cmp(&x.dtype()).then(a.cmp(b)));
+    let header = header(&tensors, metadata)
+        .map_err(|e| Problem::in_file(file, format!("cannot be written: {e}")))?;
+    let length = (header.len() as u64).to_le_bytes();
+    let values = tensors.iter().map(|(_, view)| view.data());
+    let parts: Vec<&[u8]> = [&length[..], &header].into_iter().chain(values).collect();
+    disk.write_parts(file, &parts).map_err(|e| io_problem(file, &e))
+}
+
+fn header(
+    tensors: &[(String, TensorView<'_>)],
+    metadata: Option<HashMap<String, String>>,
+) -> anyhow::Result<Vec<u8>> {
+    let mut end = 0;
+    let mut place = |(name, view): &(String, TensorView<'_>)| {
+        let start = end;
+        end += view.data().len();
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    };
+    let places = tensors.iter().map(&mut place).collect();
+    let mut json = serde_json::to_vec(&Metadata::new(metadata, places)?)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::disk::Real;
+    use safetensors::Dtype;
+    use std::cell::RefCell;
+    use std::io;
+
+    fn views<'a>(f32: &'a [u8], u8: &'a [u8]) -> Vec<(String, TensorView<'a>)> {
+        let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data);
+        vec![
+            ("b".to_owned(), view(Dtype::U8, &[3], u8).unwrap()),
+            ("c".to_owned(), view(Dtype::F32, &[2, 1], f32).unwrap()),
+            ("a".to_owned(), view(Dtype::F32, &[2], f32).unwrap()),
+            ("none".to_owned(), view(Dtype::F32, &[0], &[]).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_safetensors() {
+        let (f32, u8) = ([1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]);
+        let metadata = || Some(HashMap::from([("format".to_owned(), "pt".to_owned())]));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(&Real, file.path(), views(&f32, &u8), metadata()).unwrap();
+        let wanted = safetensors::serialize(views(&f32, &u8), metadata()).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), wanted);
+    }
+
+    /// Where the parts lie that a file is made of.
+    #[derive(Default)]
+    struct Places(RefCell<Vec<*const u8>>);
+
+    impl Disk for Places {
+        fn write_parts(&self, _: &Path, parts: &[&[u8]]) -> io::Result<()> {
+            self.0.borrow_mut().extend(parts.iter().map(|part| part.as_ptr()));
+            Ok(())
+        }
+
+        fn make_dir(&self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn remove_file(&self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn remove_dir(&self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn values_are_written_from_where_they_lie() {
+        let (f32, u8) = ([1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]);
+        let places = Places::default();
+        write(&places, Path::new("x"), views(&f32, &u8)[..3].to_vec(), None).unwrap();
+        let wanted = [f32.as_ptr(), f32.as_ptr(), u8.as_ptr()];
+        assert_eq!(places.0.borrow()[2..], wanted);
+    }
+}
