@@ -1,4 +1,4 @@
-//! Free storage, to be taken again: from the second step on a step allocates nothing.
+//! Free storage, to be taken again: after its second step a run allocates no buffer.
 
 use candle_core::{CpuStorage, Error, Result};
 use half::bf16;

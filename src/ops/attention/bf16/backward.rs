@@ -104,8 +104,10 @@ pub(in super::super) fn backward(
     let mut order: Vec<&Task> = tasks.iter().collect();
     order.sort_by_key(|task| std::cmp::Reverse(task.rows.len() * task.keys.len()));
 
-    // A power of two, so that batches of other lengths find it in the pool again.
-    let mut sums = cx.alloc_f32_rows(&[total.max(1)], total.max(1).next_power_of_two())?;
+    // As much as any batch takes, so that the next one finds it in the pool again.
+    let tokens = q.len() / (heads.heads * heads.size).max(1);
+    let mut sums =
+        cx.alloc_f32_rows(&[total], most_sums(cx.room(tokens, usize::MAX), heads).max(total))?;
     let shared = Shared::new(sums.f32_mut()?);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     spread(&order, |task| {
@@ -145,6 +147,17 @@ pub(in super::super) fn backward(
         });
     });
     Ok(())
+}
+
+/// No fewer elements than the segments of any spans of so many queries, and as many keys, take in all.
+fn most_sums(tokens: usize, heads: Heads) -> usize {
+    let segments = tokens * heads.group() / SEGMENT;
+    if segments < 2 {
+        return 0;
+    }
+    // Of n segments of equal length, but for rounding, the i-th sees i/n of the keys: (n + 1)/2 times all of them, K and V. Rounding
+    // up lengths and keys takes no more than the keys once more each.
+    tokens * heads.kv_heads * (segments.min(SEGMENTS) + 3) * heads.lanes()
 }
 
 /// Divides the packed rows of a (span, head), by their number alone.

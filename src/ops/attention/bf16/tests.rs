@@ -48,6 +48,10 @@ fn case(heads: Heads, lengths: &[(usize, usize)]) -> Case {
 }
 
 fn run(case: &Case) -> Outputs {
+    run_with(&Cx::cpu(DType::BF16, 1).unwrap(), case)
+}
+
+fn run_with(cx: &Cx, case: &Case) -> Outputs {
     let Case { heads, spans, q, k, v, dout } = case;
     let nan = |like: &[bf16]| vec![bf16::NAN; like.len()];
     let mut out = Outputs {
@@ -59,8 +63,7 @@ fn run(case: &Case) -> Outputs {
     };
     forward(q, k, v, spans, *heads, &mut out.o, &mut out.lse);
     let Outputs { o, lse, dq, dk, dv } = &mut out;
-    let cx = Cx::cpu(DType::BF16, 1).unwrap();
-    backward(&cx, [q, k, v, o, dout], lse, spans, *heads, [dq, dk, dv]).unwrap();
+    backward(cx, [q, k, v, o, dout], lse, spans, *heads, [dq, dk, dv]).unwrap();
     out
 }
 
@@ -230,6 +233,22 @@ fn same_bits_on_any_number_of_threads() {
     };
     let one = on(1);
     assert!(one == on(2) && one == on(3));
+}
+
+#[test]
+fn batches_of_other_lengths_find_their_sums_in_the_pool() {
+    if !supported() {
+        return;
+    }
+    let cx = Cx::cpu(DType::BF16, 1).unwrap();
+    cx.set_token_capacity(2000);
+    let heads = heads((3, 1), 16, None);
+    run_with(&cx, &case(heads, &[(700, 700)]));
+    let before = cx.fresh_allocations();
+    for lengths in [&[(1999, 1999)][..], &[(683, 683), (1300, 1300)], &[(5, 5)], &[(1400, 1400)]] {
+        run_with(&cx, &case(heads, lengths));
+    }
+    assert_eq!(cx.fresh_allocations(), before);
 }
 
 #[test]
