@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use candle_core::DType;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use vft::adapters::LoraConfig;
 use vft::gpu::Gpu;
@@ -30,16 +31,29 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/smoke/model")
 }
 
+/// Not every module: the plan has to look at each.
+fn most(path: &str) -> bool {
+    !path.ends_with("k_proj") && path != "lm_head"
+}
+
 fn model([compute, products]: [DType; 2], quantize: Option<Nf4>, dropout: f64) -> Model {
+    model_with([compute, products], quantize, dropout, most)
+}
+
+fn model_with(
+    [compute, products]: [DType; 2],
+    quantize: Option<Nf4>,
+    dropout: f64,
+    adapted: fn(&str) -> bool,
+) -> Model {
     let cx = match std::env::var("VFT_TEST_DEVICE").as_deref() {
         Ok("cuda") => Cx::on_gpu(compute, Gpu::open(0).unwrap()).unwrap(),
         _ => Cx::cpu(compute, 2).unwrap(),
     };
     let cx = if products == compute { cx } else { cx.with_products(products).unwrap() };
     let mut decoder = load(&cx, &directory(), quantize).unwrap();
-    // Not every module: the plan has to look at each.
-    let adapted = |p: &String| !p.ends_with("k_proj") && p != "lm_head";
-    let paths: Vec<String> = decoder.spec.linear_paths().into_iter().filter(adapted).collect();
+    let paths = decoder.spec.linear_paths();
+    let paths: Vec<String> = paths.into_iter().filter(|p| adapted(p)).collect();
     let mut arena = Arena::default();
     let lora = LoraConfig { r: RANK, alpha: 8.0, dropout };
     attach(&mut decoder, &mut arena, &lora, &paths, 7, None).unwrap();
@@ -100,6 +114,56 @@ fn computing_again_changes_no_bit() {
     }
 }
 
+/// Gives the adapters of what is `trained` values that depend on their names, and those of everything else zeros.
+fn fill(m: &mut Model, trained: fn(&str) -> bool) {
+    for slice in m.arena.slices().to_vec() {
+        let factor = if trained(&slice.name) { 1e-3 } else { 0.0 };
+        for (i, p) in m.arena.params[slice.range()].iter_mut().enumerate() {
+            *p = ((i * 7 + slice.name.len()) % 17) as f32 * factor - 8.0 * factor;
+        }
+    }
+    m.arena.to_device(&m.cx).unwrap();
+}
+
+fn by_name(m: &Model, grads: &[f32], trained: fn(&str) -> bool) -> BTreeMap<String, Vec<f32>> {
+    let slices = m.arena.slices().iter().filter(|s| trained(&s.name));
+    slices.map(|s| (s.name.clone(), grads[s.range()].to_vec())).collect()
+}
+
+#[test]
+fn gradients_end_where_no_adapter_is_left_and_are_the_same() {
+    // Adapters of zeros in all other places make nothing else of a step, and gradients go through all of it.
+    let parts: [fn(&str) -> bool; 6] = [
+        |p| p.contains("layers.2."),
+        |p| p.contains("mlp.") && !p.contains("layers.0."),
+        |p| p.contains("down_proj"),
+        |p| p.contains("o_proj"),
+        |p| p.contains("layers.1.self_attn.q_proj"),
+        |p| p.contains("up_proj") && p.contains("layers.0."),
+    ];
+    for (dtypes, quantize) in KINDS {
+        for (i, trained) in parts.into_iter().enumerate() {
+            let mut all = model_with(dtypes, quantize, 0.1, |p| p != "lm_head");
+            fill(&mut all, trained);
+            let (nll, grads) = pass(&mut all, Keeping::all(Keep::All));
+            let wanted = by_name(&all, &grads, trained);
+            let mut m = model_with(dtypes, quantize, 0.1, trained);
+            fill(&mut m, trained);
+            let layers = LAYERS - m.decoder.spec.first_adapted(&|p| m.paths.iter().any(|q| q == p));
+            for keep in Keeping::choices(layers) {
+                let (own, grads) = pass(&mut m, keep);
+                let same = own == nll && by_name(&m, &grads, trained) == wanted;
+                assert!(same, "{dtypes:?}, {quantize:?}, {i}, {keep:?}");
+            }
+        }
+    }
+}
+
+/// Nothing in the first layer: it keeps nothing.
+fn upper(path: &str) -> bool {
+    most(path) && !path.contains("layers.0.")
+}
+
 #[test]
 fn a_pass_takes_what_the_plan_says() {
     // The pool is the CPU's, and what is planned to the byte are products in bf16.
@@ -107,9 +171,11 @@ fn a_pass_takes_what_the_plan_says() {
         return;
     }
     for (dtypes, quantize) in KINDS {
-        for dropout in [0.0, 0.1] {
-            for keep in Keeping::choices(LAYERS) {
-                let mut m = model(dtypes, quantize, dropout);
+        for (dropout, adapted, layers) in
+            [(0.0, most as fn(&str) -> bool, LAYERS), (0.1, most, LAYERS), (0.0, upper, LAYERS - 1)]
+        {
+            for keep in Keeping::choices(layers) {
+                let mut m = model_with(dtypes, quantize, dropout, adapted);
                 pass(&mut m, keep);
                 let shape = Shape {
                     spec: &m.decoder.spec,
@@ -128,7 +194,7 @@ fn a_pass_takes_what_the_plan_says() {
                 let scratch = sizes(&m.cx, &directory(), quantize).unwrap().scratch;
                 let planned = activations(&shape).pooled as f64 + scratch as f64;
                 let taken = m.cx.pooled_bytes() as f64;
-                let what = format!("{dtypes:?}, {quantize:?}, {dropout}, {keep:?}");
+                let what = format!("{dtypes:?}, {quantize:?}, {dropout}, {layers}, {keep:?}");
                 assert!((taken / planned - 1.0).abs() < 0.01, "{what}: {taken} of {planned}");
             }
         }

@@ -71,10 +71,13 @@ impl Decoder {
 
     /// All linear layers in the order of [`DecoderSpec::linear_paths`].
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers
-            .iter()
-            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down])
-            .chain([&self.head])
+        self.layers.iter().flat_map(Layer::linears).chain([&self.head])
+    }
+
+    /// The first layer with an adapter, their number if there is none: gradients end there, and what is before it keeps nothing.
+    fn first_adapted(&self) -> usize {
+        let adapted = |l: &Layer| l.linears().iter().any(|l| l.adapter.is_some());
+        self.layers.iter().position(adapted).unwrap_or(self.layers.len())
     }
 
     /// One forward and backward pass: returns each target's negative log-probability and adds to the arena's gradients the
@@ -95,9 +98,13 @@ impl Decoder {
         let dropout = how.draw.map(|draw| Dropout { draw, origins: &rows.origins });
         let pass = Pass { cx, spec: &self.spec, rope, rows: &rows, dropout };
         let mut x = embedding::forward(cx, &self.embed, &rows.ids)?;
-        let mut saved = Vec::with_capacity(self.layers.len());
-        for (i, layer) in self.layers.iter().enumerate() {
-            let keep = how.keep.of(i, self.layers.len());
+        let (frozen, trained) = self.layers.split_at(self.first_adapted());
+        for layer in frozen {
+            x = layer.output(pass, arena, x, None)?;
+        }
+        let mut saved = Vec::with_capacity(trained.len());
+        for (i, layer) in trained.iter().enumerate() {
+            let keep = how.keep.of(i, trained.len());
             let (y, s) = layer.forward(pass, arena, x, keep)?;
             saved.push(s);
             x = y;
@@ -109,7 +116,7 @@ impl Decoder {
         let mut dx = cx.zeros(x.shape())?;
         rms_norm::backward(cx, &mut dh, &x, &self.norm, &r, &mut dx)?;
         drop((dh, x));
-        for (i, (layer, s)) in self.layers.iter().zip(saved).enumerate().rev() {
+        for (i, (layer, s)) in trained.iter().zip(saved).enumerate().rev() {
             match layer.backward(pass, arena, s, dx, i == 0)? {
                 Some(next) => dx = next,
                 None => break,

@@ -288,7 +288,26 @@ impl Pass<'_> {
         self.l.give(held.into_iter().chain(rounded).chain(us));
     }
 
-    fn backward(&mut self, i: usize, kept: Kept) {
+    /// A layer that keeps nothing.
+    fn output(&mut self, i: usize) {
+        let (c, f) = (self.s.spec.hidden, self.s.spec.ffn);
+        let (x2, attended) = self.attend(i);
+        self.give_x();
+        self.l.give(attended);
+        let gated = self.gate(i);
+        let h = self.act(f);
+        self.l.give(gated);
+        let rounded = self.rounded(f);
+        self.act(c); // y, the next layer's x
+        self.l.give([h, x2].into_iter().chain(rounded));
+    }
+
+    /// Gives back what a layer was given.
+    fn give_x(&mut self) {
+        self.l.give([(self.s.tokens * self.s.spec.hidden * self.s.size, self.s.size)]);
+    }
+
+    fn backward(&mut self, i: usize, kept: Kept, first: bool) {
         let s = self.s.spec;
         let (c, f) = (s.hidden, s.ffn);
         let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
@@ -331,14 +350,13 @@ impl Pass<'_> {
         let leaves = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let dus = self.outer(i, &leaves);
         let h = self.act(c); // dh, then the norm's output
-        if i > 0 {
+        if !first {
             self.masked(&dus, c);
         }
         self.gradients(&dus, c, if lean && !computed_again { dus.len() } else { 0 });
         self.l.give([h]);
         self.l.give(dus.into_iter().chain(grads));
-        // The layer's x.
-        self.l.give([(self.s.tokens * c * self.s.size, self.s.size)]);
+        self.give_x();
     }
 
     fn head(&mut self) {
@@ -367,18 +385,21 @@ impl Pass<'_> {
         let c = self.s.spec.hidden;
         self.act(c); // x
         let layers = self.s.spec.layers;
-        let mut kept = Vec::with_capacity(layers);
-        for i in 0..layers {
-            let layer = self.forward(i, self.s.keep.of(i, layers));
+        let first = self.s.spec.first_adapted(self.s.adapted);
+        (0..first).for_each(|i| self.output(i));
+        let mut kept = Vec::with_capacity(layers - first);
+        for i in first..layers {
+            let layer = self.forward(i, self.s.keep.of(i - first, layers - first));
             kept.push(layer);
         }
         let (h, r, dh) = (self.act(c), self.f32(1), self.act(c));
         self.head();
         self.l.give([h]);
         let dx = self.act(c);
-        self.l.give([dh, (self.s.tokens * c * self.s.size, self.s.size)]); // and x
+        self.l.give([dh]);
+        self.give_x();
         for (i, kept) in kept.into_iter().enumerate().rev() {
-            self.backward(i, kept);
+            self.backward(first + i, kept, i == 0);
         }
         self.l.give([dx, r]);
     }

@@ -67,16 +67,26 @@ impl DecoderSpec {
 
     /// The module paths of all linear layers in the order of the forward pass, the head last.
     pub fn linear_paths(&self) -> Vec<String> {
-        let leaves = [
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.o_proj",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ];
-        let layer = |i: usize| leaves.map(|leaf| format!("model.layers.{i}.{leaf}"));
-        (0..self.layers).flat_map(layer).chain(["lm_head".to_owned()]).collect()
+        (0..self.layers).flat_map(in_layer).chain(["lm_head".to_owned()]).collect()
     }
+
+    /// The first layer with a module that is `adapted`, their number if there is none: those before it keep nothing for a backward pass.
+    pub fn first_adapted(&self, adapted: &dyn Fn(&str) -> bool) -> usize {
+        let has = |i: &usize| in_layer(*i).iter().any(|path| adapted(path));
+        (0..self.layers).find(has).unwrap_or(self.layers)
+    }
+}
+
+/// The module paths of a layer's linear layers in the order of the forward pass.
+fn in_layer(i: usize) -> [String; 7] {
+    [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ]
+    .map(|leaf| format!("model.layers.{i}.{leaf}"))
 }

@@ -49,7 +49,7 @@ pub struct RunPlan {
     pub tokens: usize,
     /// Positions that samples and sample answers reach.
     pub positions: usize,
-    /// Layers of the model.
+    /// Layers from the first with an adapter on.
     pub layers: usize,
     /// What they keep.
     pub keep: Keeping,
@@ -103,10 +103,12 @@ impl RunPlan {
         };
         let limit = config.train.max_memory.map(|m| m.0).or(free);
         let positions = ask.positions;
+        let adapted = |path: &str| ask.paths.iter().any(|p| p == path);
+        let layers = ask.spec.layers - ask.spec.first_adapted(&adapted);
         let plan = |keep| Self {
             tokens,
             positions,
-            layers: ask.spec.layers,
+            layers,
             keep,
             memory: needs(ask, &sizes, tokens, keep),
             limit,
@@ -118,7 +120,7 @@ impl RunPlan {
             Checkpointing::Mlp => all(Keep::Attention),
             Checkpointing::Full => all(Keep::Residual),
             Checkpointing::Auto => {
-                let mut choices = Keeping::choices(ask.spec.layers).map(plan);
+                let mut choices = Keeping::choices(layers).map(plan);
                 choices.find(fits).unwrap_or_else(|| all(Keep::Residual))
             }
         })

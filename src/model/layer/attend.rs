@@ -2,7 +2,7 @@
 
 use super::super::cache::LayerCache;
 use super::super::linear;
-use super::{Layer, Pass, output};
+use super::{Layer, Pass, adapted, output};
 use crate::ops::attention;
 use crate::ops::rope::{self, Turn};
 use crate::ops::{Buf, rms_norm};
@@ -71,7 +71,7 @@ impl Layer {
         Ok(Attended { r, q, k, v, o, lse, u: [uq, uk, uv], u_o: None })
     }
 
-    /// Turns dx₂ into dx; `None` when `first`.
+    /// Turns dx₂ into dx; `None` when `first`, as in [`Self::backward`].
     pub(super) fn attend_backward(
         &self,
         p: Pass<'_>,
@@ -86,6 +86,10 @@ impl Layer {
         let dy = cx.operand(&dx2)?;
         let outputs = [output(&self.o, &uo, &dy)];
         let dus = linear::outer(cx, arena, &outputs)?;
+        if first && !adapted(&[&self.q, &self.k, &self.v]) {
+            linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
+            return Ok(None);
+        }
         let do_ = linear::backward(cx, arena, &outputs, &dus, dropout)?;
         linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
         drop((dus, dy));

@@ -1,7 +1,7 @@
 //! The feed-forward half: y = x₂ + down(silu(gate)⊙up) with gate, up of norm₂(x₂).
 
 use super::super::linear;
-use super::{Layer, Pass, output};
+use super::{Layer, Pass, adapted, output};
 use crate::ops::{Buf, rms_norm, swiglu};
 use crate::optim::Arena;
 use candle_core::Result;
@@ -42,7 +42,7 @@ impl Layer {
         Ok((y, kept.map(|g| Gated { u_down, ..g })))
     }
 
-    /// Turns dy into dx₂.
+    /// Turns dy into dx₂; `None` when it `ends` here, because nothing before trains.
     pub(super) fn mlp_backward(
         &self,
         p: Pass<'_>,
@@ -50,12 +50,18 @@ impl Layer {
         x2: &Buf,
         s: Gated,
         dy: Buf,
-    ) -> Result<Buf> {
+        ends: bool,
+    ) -> Result<Option<Buf>> {
         let (cx, dropout) = (p.cx, p.dropout);
         let (mut gate, mut up, [ug, uu], ud) = (s.gate, s.up, s.u, s.u_down);
         let dy_rounded = cx.operand(&dy)?;
         let outputs = [output(&self.down, &ud, &dy_rounded)];
         let dus = linear::outer(cx, arena, &outputs)?;
+        if ends && !adapted(&[&self.gate, &self.up]) {
+            let h = swiglu::forward(cx, &gate, &up)?;
+            linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
+            return Ok(None);
+        }
         let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, F): dh
         swiglu::backward(cx, &mut h, &mut gate, &mut up)?;
         linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
@@ -63,9 +69,14 @@ impl Layer {
         let (dgate, dup) = (cx.into_operand(gate)?, cx.into_operand(up)?);
         let outputs = [output(&self.gate, &ug, &dgate), output(&self.up, &uu, &dup)];
         let dus = linear::outer(cx, arena, &outputs)?;
-        let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
-        let mut dx2 = dy; // the residual path
-        rms_norm::backward(cx, &mut h, x2, &self.norm2, &s.r, &mut dx2)?;
+        let (h, dx2) = if ends {
+            (rms_norm::recompute(cx, x2, &self.norm2, &s.r)?, None)
+        } else {
+            let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
+            let mut dx2 = dy; // the residual path
+            rms_norm::backward(cx, &mut h, x2, &self.norm2, &s.r, &mut dx2)?;
+            (h, Some(dx2))
+        };
         linear::gradients(cx, arena, &h, &outputs, &dus, dropout)?;
         Ok(dx2)
     }

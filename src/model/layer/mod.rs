@@ -71,7 +71,17 @@ pub struct Saved {
     gated: Option<Gated>,
 }
 
+/// Whether any of the modules trains.
+fn adapted(linears: &[&Linear]) -> bool {
+    linears.iter().any(|linear| linear.adapter.is_some())
+}
+
 impl Layer {
+    /// Its linear layers, in the order of [`DecoderSpec::linear_paths`].
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     /// The layer's output (N, C) and what the backward pass needs.
     ///
     /// # Errors
@@ -105,8 +115,8 @@ impl Layer {
         Ok(self.mlp_down(p, arena, &x2, gated, false)?.0)
     }
 
-    /// Turns dy (N, C) into dx and adds the adapters' gradients to the arena; `None` for dx when `first` (nothing before the
-    /// first layer trains).
+    /// Turns dy (N, C) into dx and adds the adapters' gradients to the arena; `None` for dx when `first`: nothing before this layer
+    /// trains, and gradients go as far as its own adapters ask for.
     ///
     /// # Errors
     /// When the shapes disagree.
@@ -122,8 +132,10 @@ impl Layer {
             Some(kept) => kept,
             None => self.mlp_gate(p, arena, &s.x2)?,
         };
-        let dx2 = self.mlp_backward(p, arena, &s.x2, gated, dy)?;
+        let ends = first && !adapted(&[&self.q, &self.k, &self.v, &self.o]);
+        let dx2 = self.mlp_backward(p, arena, &s.x2, gated, dy, ends)?;
         drop(s.x2);
+        let Some(dx2) = dx2 else { return Ok(None) };
         let attended = match s.attended {
             Some(kept) => kept,
             None => self.attention(p, arena, &s.x, None)?,
