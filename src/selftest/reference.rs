@@ -86,7 +86,7 @@ pub fn swiglu(a: &[f32], b: &[f32], dh: &[f32]) -> [Vec<f64>; 3] {
 
 /// What attention is computed from.
 pub struct Attention<'a> {
-    /// Queries (N, H·D), keys and values (N, K·D), the output's gradient (N, H·D).
+    /// Queries (Nq, H·D), keys and values (Nk, K·D), the output's gradient (Nq, H·D).
     pub q: &'a [f32],
     /// Keys.
     pub k: &'a [f32],
@@ -94,7 +94,7 @@ pub struct Attention<'a> {
     pub v: &'a [f32],
     /// The output's gradient.
     pub dout: &'a [f32],
-    /// Sequences; queries and keys in the same rows.
+    /// Sequences; queries are the last of their keys' positions.
     pub spans: &'a [Span],
     /// Heads and window.
     pub heads: Heads,
@@ -114,9 +114,9 @@ impl Attention<'_> {
             for i in span.q.clone() {
                 let row = (i * h + head) * d;
                 let (q, dout) = (&self.q[row..row + d], &self.dout[row..row + d]);
-                let first =
-                    window.map_or(span.k.start, |w| (i + 1).saturating_sub(w).max(span.k.start));
-                let keys: Vec<usize> = (first..i + 1).collect();
+                let end = span.k.end - (span.q.end - 1 - i);
+                let first = window.map_or(0, |w| end.saturating_sub(w)).max(span.k.start);
+                let keys: Vec<usize> = (first..end).collect();
                 let s: Vec<f64> =
                     keys.iter().map(|&j| dot(q, &self.k[at(j)..at(j) + d]) * scale).collect();
                 let top = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);

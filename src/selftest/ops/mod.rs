@@ -1,5 +1,7 @@
 //! Every op against its plain reference: odd shapes, fresh inputs, outputs that held NaN before.
 
+mod attention;
+mod few;
 mod products;
 
 use super::case::{Inputs, Line, error, limit};
@@ -37,8 +39,10 @@ impl<'a> Checks<'a> {
         checks.rows()?;
         checks.embedding()?;
         checks.linear()?;
+        checks.few_rows()?;
         for nested in [false, true] {
             checks.nf4(nested)?;
+            checks.few_rows_of_nf4(nested)?;
         }
         for p in [0.0, 0.3] {
             checks.lora(p)?;
@@ -47,8 +51,11 @@ impl<'a> Checks<'a> {
         checks.rms_norm()?;
         checks.rope()?;
         checks.swiglu()?;
-        checks.attention(&[1, 70, 5], None, 10)?;
-        checks.attention(&[131], Some(9), 64)?;
+        checks.attention(&[1, 70, 5], 0, None, 10)?;
+        checks.attention(&[131], 0, Some(9), 64)?;
+        checks.attention(&[1, 3, 70], 77, None, 10)?;
+        checks.attention(&[1, 3, 70], 77, None, 64)?;
+        checks.attention(&[1, 3, 70], 77, Some(9), 64)?;
         checks.cross_entropy()?;
         checks.head()?;
         checks.adamw()?;

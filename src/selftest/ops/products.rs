@@ -1,7 +1,6 @@
-//! Products and what is made of them: linear layers in every storage, adapters, attention.
+//! Products and what is made of them: linear layers in every storage, the head, adapters.
 
 use super::{C, Checks, N, OUT};
-use crate::ops::attention::{self, Heads, Saved, Sight, Span};
 use crate::ops::cx::rounded;
 use crate::ops::dropout::Mask;
 use crate::ops::linear::{self, Back, Plus};
@@ -14,12 +13,19 @@ use crate::selftest::reference;
 use candle_core::{DType, Result};
 
 impl Checks<'_> {
-    /// y = x·Wᵀ + b and dx += dy·W for the values `w` of `weight`.
-    fn product(&mut self, what: &str, weight: &Weight, w: &[f32], bias: bool) -> Result<()> {
+    /// y = x·Wᵀ + b and dx = dy·W of `n` rows for the values `w` of `weight`.
+    pub(super) fn product(
+        &mut self,
+        what: &str,
+        n: usize,
+        weight: &Weight,
+        w: &[f32],
+        bias: bool,
+    ) -> Result<()> {
         let (out, c) = (weight.rows(), weight.cols());
-        let (x, dy) = (self.inputs.values(N * c), self.inputs.values(N * out));
-        let (b, y0) = (self.inputs.wide(out), self.inputs.values(N * out));
-        let shape = format!("{N} x {c} x {out}");
+        let (x, dy) = (self.inputs.values(n * c), self.inputs.values(n * out));
+        let (b, y0) = (self.inputs.wide(out), self.inputs.values(n * out));
+        let shape = format!("{n} x {c} x {out}");
         let vector = Vector::new(self.cx, b.clone())?;
         let residual = self.buf(&y0, out)?;
         let plus = Plus {
@@ -28,7 +34,7 @@ impl Checks<'_> {
             ..Plus::default()
         };
         let y = linear::forward(self.cx, &self.buf(&x, c)?, weight, plus)?;
-        let mut theirs = reference::product((N, c, out), |i, k| x[i * c + k], |k, j| w[j * c + k]);
+        let mut theirs = reference::product((n, c, out), |i, k| x[i * c + k], |k, j| w[j * c + k]);
         if bias {
             theirs.iter_mut().enumerate().for_each(|(i, y)| {
                 *y += f64::from(b[i % out]) + f64::from(y0[i]);
@@ -37,7 +43,7 @@ impl Checks<'_> {
         self.check(what, shape.clone(), &y.to_f32()?, &theirs);
         let dy_buf = self.buf(&dy, out)?;
         let dx = linear::backward(self.cx, &[Back { dy: &dy_buf, weight, low_rank: None }])?;
-        let theirs = reference::product((N, out, c), |i, k| dy[i * out + k], |k, j| w[k * c + j]);
+        let theirs = reference::product((n, out, c), |i, k| dy[i * out + k], |k, j| w[k * c + j]);
         self.check(&format!("{what} dx"), shape, &dx.to_f32()?, &theirs);
         Ok(())
     }
@@ -45,7 +51,7 @@ impl Checks<'_> {
     pub(super) fn linear(&mut self) -> Result<()> {
         let w = self.inputs.values(OUT * C);
         let weight = self.weight(&w, OUT, C)?;
-        self.product("linear", &weight, &w, true)?;
+        self.product("linear", N, &weight, &w, true)?;
         let x = self.inputs.values(N * C);
         let y = linear::forward_f32(self.cx, &self.buf(&x, C)?, &weight, Plus::default(), N)?;
         let theirs = reference::product((N, C, OUT), |i, k| x[i * C + k], |k, j| w[j * C + k]);
@@ -86,14 +92,23 @@ impl Checks<'_> {
     }
 
     pub(super) fn nf4(&mut self, nested: bool) -> Result<()> {
-        let (rows, cols) = (67, 128);
+        let (weight, values) = self.packed(nested, OUT, 128)?;
+        let what = if nested { "nf4-dq" } else { "nf4" };
+        self.product(&format!("{what} linear"), N, &weight, &values, false)
+    }
+
+    /// A random NF4 weight and the values that products multiply.
+    pub(super) fn packed(
+        &mut self,
+        nested: bool,
+        rows: usize,
+        cols: usize,
+    ) -> Result<(Weight, Vec<f32>)> {
         let packed = quant::quantize(&self.inputs.values(rows * cols), nested);
         let exact = reference::dequantize(&packed);
         let weight = Weight::nf4(packed, self.cx.products(), rows, cols)?.to_device(self.cx)?;
-        let what = if nested { "nf4-dq" } else { "nf4" };
-        let values: Vec<f32> =
-            exact.iter().map(|v| rounded(*v as f32, self.cx.products())).collect();
-        self.product(&format!("{what} linear"), &weight, &values, false)
+        let values = exact.iter().map(|v| rounded(*v as f32, self.cx.products())).collect();
+        Ok((weight, values))
     }
 
     pub(super) fn lora(&mut self, p: f32) -> Result<()> {
@@ -160,42 +175,6 @@ impl Checks<'_> {
         self.check_in(dtype, &format!("{what} dx"), shape.clone(), &dx.to_f32()?, &want_dx);
         self.check_in(dtype, &format!("{what} dA"), shape.clone(), arena.grad(&sa), &want_da);
         self.check_in(dtype, &format!("{what} dB"), shape, arena.grad(&sb), &want_db);
-        Ok(())
-    }
-
-    pub(super) fn attention(
-        &mut self,
-        lengths: &[usize],
-        window: Option<usize>,
-        size: usize,
-    ) -> Result<()> {
-        let heads = Heads { heads: 6, kv_heads: 2, size, window };
-        let n: usize = lengths.iter().sum();
-        let (qw, kw) = (heads.heads * size, heads.kv_heads * size);
-        let inputs = &mut self.inputs;
-        let (q, k) = (inputs.values(n * qw), inputs.values(n * kw));
-        let (v, dout) = (inputs.values(n * kw), inputs.values(n * qw));
-        let mut start = 0;
-        let span = |t: &usize| {
-            start += t;
-            Span { q: start - t..start, k: start - t..start }
-        };
-        let spans: Vec<Span> = lengths.iter().map(span).collect();
-        let theirs =
-            reference::Attention { q: &q, k: &k, v: &v, dout: &dout, spans: &spans, heads }.all();
-        let sight = Sight::new(self.cx, &spans, heads, n, n)?;
-        let (qb, kb) = (self.buf(&q, qw)?, self.buf(&k, kw)?);
-        let (vb, db) = (self.buf(&v, kw)?, self.buf(&dout, qw)?);
-        let (o, lse) = attention::forward(self.cx, &qb, &kb, &vb, &sight, heads)?;
-        let saved = Saved { q: &qb, k: &kb, v: &vb, o: &o, lse: &lse };
-        let (dq, dk, dv) = attention::backward(self.cx, &saved, &db, &sight, heads)?;
-        let what = if window.is_some() { "attention with a window" } else { "attention" };
-        let shape = format!("{lengths:?}, 6 of 2 heads of {size}");
-        for ((name, ours), theirs) in
-            ["", " dq", " dk", " dv"].iter().zip([o, dq, dk, dv]).zip(theirs)
-        {
-            self.check(&format!("{what}{name}"), shape.clone(), &ours.to_f32()?, &theirs);
-        }
         Ok(())
     }
 }
