@@ -1,12 +1,18 @@
 //! What this machine can at most: `cargo bench --bench limits` prints one line of JSON. The register peak is that of products of
-//! registers alone, on all threads at once; the latency is that of a value passed to another core and back, halved.
+//! registers alone, on all threads at once; the latency is that of a value passed to another core and back, halved. The memory's
+//! bandwidth is that of all threads at once, each copying 64 MiB to another 64 MiB: bytes read plus written, without what a cache
+//! reads in order to write.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
+use std::hint::black_box;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 const ACCUMULATORS: usize = 24;
+/// Floats of an array that is copied: more than a core's share of any cache.
+const FLOATS: usize = 16 << 20;
 
 #[cfg(target_arch = "x86_64")]
 mod peak {
@@ -56,15 +62,30 @@ mod peak {
     });
 }
 
-/// GFLOP/s of all threads together, the best of three.
-fn on_all(threads: usize, run: impl Fn(usize) -> f64 + Sync) -> f64 {
+/// What all threads reach together, the best of three.
+fn on_all(threads: usize, run: impl Fn() -> f64 + Sync) -> f64 {
     let once = || -> f64 {
         std::thread::scope(|s| {
-            let handles: Vec<_> = (0..threads).map(|_| s.spawn(|| run(20_000_000))).collect();
+            let handles: Vec<_> = (0..threads).map(|_| s.spawn(&run)).collect();
             handles.into_iter().map(|h| h.join().unwrap()).sum()
         })
     };
     (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// GB/s of one thread while the others copy too.
+fn copy(start: &Barrier) -> f64 {
+    const COPIES: usize = 8;
+    let (from, mut to) = (vec![1.0f32; FLOATS], vec![0.0f32; FLOATS]);
+    // The system gives pages as they are first written: not while the time is taken.
+    to.copy_from_slice(&from);
+    start.wait();
+    let started = Instant::now();
+    for _ in 0..COPIES {
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+    }
+    (2 * COPIES * size_of_val(&from[..])) as f64 / started.elapsed().as_secs_f64() / 1e9
 }
 
 /// Nanoseconds from one core to another.
@@ -92,17 +113,20 @@ fn main() {
     let (mut bf16, mut f32) = (0.0, 0.0);
     #[cfg(target_arch = "x86_64")]
     {
+        const ROUNDS: usize = 20_000_000;
         if is_x86_feature_detected!("avx512bf16") {
             // SAFETY: the processor has the instructions.
-            bf16 = on_all(threads, |n| unsafe { peak::bf16(n) });
+            bf16 = on_all(threads, || unsafe { peak::bf16(ROUNDS) });
         }
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: as above.
-            f32 = on_all(threads, |n| unsafe { peak::f32(n) });
+            f32 = on_all(threads, || unsafe { peak::f32(ROUNDS) });
         }
     }
+    let start = Barrier::new(threads);
+    let memory = on_all(threads, || copy(&start));
     let latency = if threads > 1 { latency() } else { 0.0 };
     println!(
-        "{{\"threads\": {threads}, \"bf16_gflops\": {bf16:.0}, \"f32_gflops\": {f32:.0}, \"core_to_core_ns\": {latency:.0}}}"
+        "{{\"threads\": {threads}, \"bf16_gflops\": {bf16:.0}, \"f32_gflops\": {f32:.0}, \"core_to_core_ns\": {latency:.0}, \"memory_gb_s\": {memory:.1}}}"
     );
 }
