@@ -1,12 +1,13 @@
 //! Every op alone, at the sizes of SmolLM2-135M with 512 tokens: `cargo bench`, or `cargo bench attention`.
 //!
-//! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8. Items per second are FLOP/s for products, elements for the rest, in f32 and in
-//! bf16; `cargo bench --bench limits` gives the machine's own.
+//! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8, in f32 and in bf16. Products count FLOPs as items: items per second are
+//! FLOP/s. The rest counts bytes: what one pass over the operands reads plus what it writes, without numbers that a whole row or column
+//! shares. `cargo bench --bench limits` gives the machine's own of both.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 
 use candle_core::DType;
 use divan::Bencher;
-use divan::counter::ItemsCount;
+use divan::counter::{BytesCount, ItemsCount};
 use half::bf16;
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::dropout::{self, Mask};
@@ -53,8 +54,19 @@ fn weight(dtype: DType, kind: &str, rows: usize, cols: usize) -> Weight {
     .unwrap()
 }
 
-fn timed<T>(bencher: Bencher<'_, '_>, items: usize, f: impl FnMut() -> T) {
-    bencher.counter(ItemsCount::new(items)).bench_local(f);
+/// A product of so many FLOPs.
+fn timed<T>(bencher: Bencher<'_, '_>, flops: usize, f: impl FnMut() -> T) {
+    bencher.counter(ItemsCount::new(flops)).bench_local(f);
+}
+
+/// What memory bounds: `bytes` read plus written.
+fn moving<T>(bencher: Bencher<'_, '_>, bytes: usize, f: impl FnMut() -> T) {
+    bencher.counter(BytesCount::new(bytes)).bench_local(f);
+}
+
+/// Bytes of one (N, `cols`) of values.
+fn rows(dtype: DType, cols: usize) -> usize {
+    N * cols * dtype.size_in_bytes()
 }
 
 /// The dtype of values, and what a weight is stored in.
@@ -104,7 +116,7 @@ fn lora_forward_backward(bencher: Bencher<'_, '_>, (dtype, p): (DType, f32)) {
 fn rms_norm_forward(bencher: Bencher<'_, '_>, dtype: DType) {
     let cx = cx(dtype);
     let (x, g) = (buf(&cx, N, C), Vector::new(&cx, noise(C)).unwrap());
-    timed(bencher, N * C, || rms_norm::forward(&cx, &x, &g, 1e-5).unwrap());
+    moving(bencher, 2 * rows(dtype, C), || rms_norm::forward(&cx, &x, &g, 1e-5).unwrap());
 }
 
 #[divan::bench(args = DTYPES)]
@@ -113,7 +125,10 @@ fn rms_norm_backward(bencher: Bencher<'_, '_>, dtype: DType) {
     let (x, mut dy, mut dx) = (buf(&cx, N, C), buf(&cx, N, C), buf(&cx, N, C));
     let g = Vector::new(&cx, noise(C)).unwrap();
     let (_, r) = rms_norm::forward(&cx, &x, &g, 1e-5).unwrap();
-    timed(bencher, N * C, || rms_norm::backward(&cx, &mut dy, &x, &g, &r, &mut dx).unwrap());
+    // dy, x and dx; y over dy, dx.
+    moving(bencher, 5 * rows(dtype, C), || {
+        rms_norm::backward(&cx, &mut dy, &x, &g, &r, &mut dx).unwrap()
+    });
 }
 
 #[divan::bench(args = DTYPES)]
@@ -122,7 +137,8 @@ fn rope_rotate(bencher: Bencher<'_, '_>, dtype: DType) {
     let table = rope::Table::new(&cx, &noise(32), 1.0, N).unwrap();
     let positions = Mirror::new(&cx, (0..N as u32).collect::<Vec<_>>()).unwrap();
     let mut x = buf(&cx, N, C);
-    timed(bencher, N * C, || {
+    // A row of x takes one of cos and one of sin, in f32.
+    moving(bencher, 2 * rows(dtype, C) + 2 * rows(DType::F32, 32), || {
         rope::rotate(&cx, [&mut x], &table, &positions, Turn::Forward).unwrap();
     });
 }
@@ -177,13 +193,13 @@ fn attention_backward(bencher: Bencher<'_, '_>, (dtype, lengths): (DType, &[usiz
 fn swiglu_forward(bencher: Bencher<'_, '_>, dtype: DType) {
     let cx = cx(dtype);
     let (a, b) = (buf(&cx, N, F), buf(&cx, N, F));
-    timed(bencher, N * F, || swiglu::forward(&cx, &a, &b).unwrap());
+    moving(bencher, 3 * rows(dtype, F), || swiglu::forward(&cx, &a, &b).unwrap());
 }
 
 #[divan::bench(args = DTYPES)]
 fn swiglu_backward(bencher: Bencher<'_, '_>, dtype: DType) {
     let cx = cx(dtype);
-    let bencher = bencher.counter(ItemsCount::new(N * F));
+    let bencher = bencher.counter(BytesCount::new(6 * rows(dtype, F)));
     // The gradients are written over the inputs: each run needs new ones.
     bencher
         .with_inputs(|| (buf(&cx, N, F), buf(&cx, N, F), buf(&cx, N, F)))
@@ -197,7 +213,7 @@ fn cross_entropy_forward_backward(bencher: Bencher<'_, '_>) {
     let targets = Mirror::new(&cx, vec![7; n]).unwrap();
     let weights = Mirror::new(&cx, vec![0.1; n]).unwrap();
     let (mut z, mut nll) = (Some(buf(&cx, n, v)), vec![0.0; n]);
-    timed(bencher, n * v, || {
+    moving(bencher, 2 * n * v * 4, || {
         let logits = z.take().unwrap();
         let dz = cross_entropy::forward_backward(&cx, logits, &targets, Some(&weights), &mut nll);
         z = dz.unwrap();
@@ -223,13 +239,14 @@ fn dropout_apply(bencher: Bencher<'_, '_>, dtype: DType) {
     let tokens = Mirror::new(&cx, (0..N as u32).map(|i| [0, i]).collect::<Vec<_>>()).unwrap();
     let mask = Mask { p: 0.1, key: [1, 2], step: 3, tokens: &tokens };
     let x = buf(&cx, N, C);
-    timed(bencher, N * C, || dropout::apply(&cx, &x, &mask).unwrap());
+    moving(bencher, 2 * rows(dtype, C), || dropout::apply(&cx, &x, &mask).unwrap());
 }
 
 #[divan::bench(args = [false, true])]
 fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
     let values = noise(F * C);
-    timed(bencher, F * C, || nf4::quantize(&values, nested));
+    let scales = F * C / nf4::BLOCK * if nested { 1 } else { 4 };
+    moving(bencher, F * C * 4 + F * C / 2 + scales, || nf4::quantize(&values, nested));
 }
 
 #[divan::bench]
@@ -238,7 +255,8 @@ fn clip_and_adamw(bencher: Bencher<'_, '_>) {
     arena.push("adapter", [2_442_240 / C, C], &noise(2_442_240));
     let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     let mut optimizer = AdamW::new(config, &cx, &arena).unwrap();
-    timed(bencher, 2_442_240, || {
+    // The norm reads g; the step reads p, g and both moments, and writes all but g.
+    moving(bencher, (1 + 7) * 4 * 2_442_240, || {
         let factor = clip_factor(arena.grad_norm(&cx).unwrap(), Some(1.0));
         optimizer.step(&cx, &mut arena, 1e-4, factor).unwrap();
     });
