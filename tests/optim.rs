@@ -4,12 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use candle_core::DType;
+use std::borrow::Cow;
 use std::path::Path;
 use vft::gpu::Gpu;
 use vft::hub::safetensors::Checkpoint;
 use vft::ops::Cx;
 use vft::optim::adamw::AdamWConfig;
 use vft::optim::sgd::SgdConfig;
+use vft::optim::state::Values;
 use vft::optim::{Arena, Optimizer, OptimizerConfig, Slice};
 
 const STEPS: u64 = 20;
@@ -83,6 +85,23 @@ fn follows(name: &str, config: OptimizerConfig) {
     let (arena, slices, _) = run(&device(), config, &[301]);
     let distance = distance(arena.param(&slices[0]), &floats(&fixture(), name));
     assert!(distance < 1e-6, "{name}: {distance:e}");
+}
+
+#[test]
+fn a_state_on_the_host_is_no_copy() {
+    let cx = Cx::cpu(DType::F32, 1).unwrap();
+    for config in [OptimizerConfig::AdamW(ADAM), OptimizerConfig::AdamW8bit(ADAM)] {
+        let mut optimizer = run(&cx, config, &[5000, 64]).2;
+        let state = optimizer.state().unwrap();
+        assert!(!state.arrays.is_empty());
+        for (name, values) in &state.arrays {
+            let borrowed = match values {
+                Values::F32(v) => matches!(v, Cow::Borrowed(_)),
+                Values::U8(v) => matches!(v, Cow::Borrowed(_)),
+            };
+            assert!(borrowed, "{name}");
+        }
+    }
 }
 
 #[test]

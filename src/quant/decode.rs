@@ -73,7 +73,7 @@ unsafe fn by_permutation(
     }
 }
 
-/// Σ ŵᵢ·xᵢ over `x.len()` elements from `start` on, without writing the ŵ anywhere; `None` where that is not whole blocks the processor lacks AVX-512 with bf16. Summed in one order.
+/// Σ ŵᵢ·xᵢ over `x.len()` elements from `start` on, without writing the ŵ anywhere; `None` where that is not whole blocks or the processor lacks AVX-512 with bf16. Summed in one order.
 pub(super) fn dot(
     packed: &[u8],
     scale: impl Fn(usize) -> f32,
