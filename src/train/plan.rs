@@ -113,17 +113,12 @@ impl RunPlan {
             memory: needs(ask, &sizes, tokens, keep),
             limit,
         };
-        let fits = |plan: &Self| plan.limit.is_none_or(|limit| plan.memory.peak() <= limit);
-        let all = |keep| plan(Keeping::all(keep));
-        Ok(match config.train.gradient_checkpointing {
-            Checkpointing::None => all(Keep::All),
-            Checkpointing::Mlp => all(Keep::Attention),
-            Checkpointing::Full => all(Keep::Residual),
-            Checkpointing::Auto => {
-                let mut choices = Keeping::choices(layers).map(plan);
-                choices.find(fits).unwrap_or_else(|| all(Keep::Residual))
-            }
-        })
+        Ok(plan(match config.train.gradient_checkpointing {
+            Checkpointing::None => Keeping::all(Keep::All),
+            Checkpointing::Mlp => Keeping::all(Keep::Attention),
+            Checkpointing::Full => Keeping::all(Keep::Residual),
+            Checkpointing::Auto => fastest(layers, |keep| plan(keep).fits()),
+        }))
     }
 
     /// Whether the run fits into what there is.
@@ -154,6 +149,12 @@ impl RunPlan {
             self.keep.describe(self.layers)
         )
     }
+}
+
+/// What so many layers keep to be as fast as what fits allows; the least where nothing fits.
+fn fastest(layers: usize, fits: impl Fn(Keeping) -> bool) -> Keeping {
+    let mut choices = Keeping::choices(layers);
+    choices.find(|keep| fits(*keep)).unwrap_or(Keeping::all(Keep::Residual))
 }
 
 fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keeping) -> Memory {
@@ -236,6 +237,25 @@ mod tests {
         let memory = Memory { base: 0, weights, loading: 0, trainable: 0, activations: 0 };
         let keep = Keeping::all(Keep::All);
         RunPlan { tokens: 1, positions: 1, layers: 1, keep, memory, limit: None }
+    }
+
+    #[test]
+    fn auto_computes_again_in_as_few_layers_as_fits() {
+        // Layers that keep everything take 5, those without gate and up 3, those with the residual stream alone 1.
+        let takes = |keep: Keeping| -> usize {
+            let of = |i| match keep.of(i, 5) {
+                Keep::All => 5,
+                Keep::Attention => 3,
+                Keep::Residual => 1,
+            };
+            (0..5).map(of).sum()
+        };
+        let found = |limit| fastest(5, |keep| takes(keep) <= limit).describe(5);
+        assert_eq!(found(25), "none");
+        assert_eq!(found(22), "mlp in 2 of 5 layers, none in the others");
+        assert_eq!(found(17), "mlp");
+        assert_eq!(found(15), "full in 1 of 5 layers, mlp in the others");
+        assert_eq!(found(3), "full");
     }
 
     #[test]
