@@ -1,4 +1,4 @@
-//! Every op alone, at the sizes of SmolLM2-135M with 512 tokens: `cargo bench`, or `cargo bench attention`.
+//! Every op alone, at the sizes of SmolLM2-135M with 512 tokens: `cargo bench --bench ops`, or `cargo bench --bench ops attention`.
 //!
 //! C 576, F 1536, 9 heads and 3 key/value heads of 64, rank 8, in f32 and in bf16. Products count FLOPs as items: items per second are
 //! FLOP/s. The rest counts bytes: what one pass over the operands reads plus what it writes, without numbers that a whole row or column

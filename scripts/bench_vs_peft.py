@@ -109,10 +109,10 @@ def vft(a, shape, batch, length, steps, precision="bf16-true", quantize=None, ch
     with tempfile.TemporaryFile("w+") as err:
         process, metrics, first, ended = subprocess.Popen(command, stderr=err, stdout=subprocess.DEVNULL), f"{out}/run/metrics.jsonl", None, 0
         while not ended:
-            time.sleep(0.005)
             if first is None and os.path.exists(metrics) and os.path.getsize(metrics):
                 first = time.time() - began
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG if first is None else 0)
+            time.sleep(0.005)
         code = process.returncode = os.waitstatus_to_exitcode(status)
         err.seek(0)
         told = err.read()

@@ -147,6 +147,7 @@ fn gradients_end_where_no_adapter_is_left_and_are_the_same() {
             fill(&mut all, trained);
             let (nll, grads) = pass(&mut all, Keeping::all(Keep::All));
             let wanted = by_name(&all, &grads, trained);
+            assert!(wanted.values().flatten().any(|g| *g != 0.0), "{i}");
             let mut m = model_with(dtypes, quantize, 0.1, trained);
             fill(&mut m, trained);
             let layers = LAYERS - m.decoder.spec.first_adapted(&|p| m.paths.iter().any(|q| q == p));

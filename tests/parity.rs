@@ -408,7 +408,7 @@ fn gradients_do_not_depend_on_the_split_into_micro_batches() {
 #[test]
 fn bits_do_not_depend_on_threads() {
     let f = Fixture::read("qwen2", "trace");
-    for storage in [NF4, BF16, MIXED, Storage { quantize: Some(Nf4::Double), ..BF16 }] {
+    for storage in [NF4, BF16, MIXED, NF4_DQ_BF16] {
         let adapter = |threads| {
             let mut m = model(&f, storage, true, threads);
             train(&f, &mut m, 4, 2, |_, _| ());
@@ -500,9 +500,7 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
 #[test]
 fn steps_after_the_second_allocate_no_buffers() {
     let f = Fixture::read("llama", "trace");
-    for (storage, threads) in
-        [(F32, 1), (BF16, 2), (MIXED, 2), (Storage { quantize: Some(Nf4::Single), ..BF16 }, 2)]
-    {
+    for (storage, threads) in [(F32, 1), (BF16, 2), (MIXED, 2), (NF4_BF16, 2)] {
         let mut m = model(&f, storage, true, threads);
         m.cx.set_token_capacity(128);
         train(&f, &mut m, 2, 2, |_, _| ());

@@ -1,4 +1,4 @@
-//! Tensors as a safetensors file, from where they lie: a file as large as an optimizer's state is never once more in memory.
+//! Tensors as a safetensors file, from where they lie: what may be as large as an optimizer's state is not copied to be written.
 //!
 //! The bytes are those of `safetensors::serialize`: the header's length (8 bytes, little endian), the header padded with spaces to whole
 //! 8 bytes, the values; by falling dtype, then by name.

@@ -2,7 +2,8 @@
 //!
 //! On the CPU the pool keeps what was given back, by size: what is needed is, for each size, the most buffers that are out at a time.
 //! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. Sequences here mirror
-//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes.
+//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes. The first adapted layer's
+//! way back counts as a whole, wherever it ends: that tells only where no layer comes after it.
 
 use super::DecoderSpec;
 use super::layer::{Keep, Keeping};
@@ -99,7 +100,8 @@ pub fn activations(shape: &Shape<'_>) -> Activations {
     Activations { pooled: pooled + widened, live: p.l.most + widened }
 }
 
-/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`).
+/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`), as far as they are touched: the
+/// buffer has room for rounded lengths too.
 fn segments(shape: &Shape<'_>) -> usize {
     let s = shape.spec;
     let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);

@@ -31,7 +31,12 @@ pub struct Cx {
 }
 
 enum Engine {
-    Cpu { pool: Arc<Pool>, threads: rayon::ThreadPool, token_capacity: AtomicUsize },
+    Cpu {
+        pool: Arc<Pool>,
+        threads: rayon::ThreadPool,
+        token_capacity: AtomicUsize,
+        longest: AtomicUsize,
+    },
     Gpu(OnGpu),
 }
 
@@ -46,10 +51,10 @@ impl Cx {
         }
         let threads =
             rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::wrap)?;
-        let token_capacity = AtomicUsize::new(0);
+        let (token_capacity, longest) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
         let bf16_products = bf16_gemm::available()? && compute == DType::BF16;
         Ok(Self {
-            engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity },
+            engine: Engine::Cpu { pool: Arc::default(), threads, token_capacity, longest },
             compute,
             products: compute,
             bf16_products,
@@ -134,6 +139,21 @@ impl Cx {
         if let Engine::Cpu { token_capacity, .. } = &self.engine {
             // Pairs of tokens are laid side by side in places.
             token_capacity.store(tokens.next_multiple_of(2), Ordering::Relaxed);
+        }
+    }
+
+    /// Says that no sequence of a batch has more than `tokens`: what only long ones need has room for these from now on.
+    pub fn set_longest_sequence(&self, tokens: usize) {
+        if let Engine::Cpu { longest, .. } = &self.engine {
+            longest.store(tokens, Ordering::Relaxed);
+        }
+    }
+
+    /// Tokens of the longest sequence that a batch of `n` may have, as far as is known.
+    pub(super) fn longest_sequence(&self, n: usize) -> usize {
+        match &self.engine {
+            Engine::Cpu { longest, .. } => longest.load(Ordering::Relaxed).min(n),
+            Engine::Gpu(_) => n,
         }
     }
 

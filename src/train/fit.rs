@@ -154,6 +154,7 @@ impl<'a> Loop<'a> {
             rope: run.decoder.rope_table(&run.cx, run.plan.positions)?,
         };
         run.cx.set_token_capacity(run.plan.tokens);
+        run.cx.set_longest_sequence(run.plan.longest);
         Ok(Self {
             evaluation: Evaluation::new(config, kept(SAMPLES)),
             epochs: run.data.epochs(),

@@ -47,6 +47,8 @@ impl Memory {
 pub struct RunPlan {
     /// Tokens of the largest micro-batch.
     pub tokens: usize,
+    /// Tokens of the longest sample.
+    pub longest: usize,
     /// Positions that samples and sample answers reach.
     pub positions: usize,
     /// Layers from the first with an adapter on.
@@ -107,6 +109,7 @@ impl RunPlan {
         let layers = ask.spec.layers - ask.spec.first_adapted(&adapted);
         let plan = |keep| Self {
             tokens,
+            longest: ask.longest,
             positions,
             layers,
             keep,
@@ -236,7 +239,7 @@ mod tests {
     fn plan(weights: u64) -> RunPlan {
         let memory = Memory { base: 0, weights, loading: 0, trainable: 0, activations: 0 };
         let keep = Keeping::all(Keep::All);
-        RunPlan { tokens: 1, positions: 1, layers: 1, keep, memory, limit: None }
+        RunPlan { tokens: 1, longest: 1, positions: 1, layers: 1, keep, memory, limit: None }
     }
 
     #[test]

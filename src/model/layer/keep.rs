@@ -23,7 +23,7 @@ impl Keep {
     }
 }
 
-/// What the layers of a model keep: the early ones less than the others. When an early layer is computed again the later ones have given
+/// What the layers of a model keep, counted from the first with an adapter on: the early ones less than the others. When an early layer is computed again the later ones have given
 /// back what they kept, so what that takes for a moment is there already. For the same reason the last layer always keeps everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keeping {

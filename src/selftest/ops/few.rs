@@ -5,8 +5,8 @@ use crate::ops::Weight;
 use candle_core::Result;
 use half::bf16;
 
-/// One row, rows that fill no vector, and the most that are made of dot products.
-const ROWS: [usize; 3] = [1, 2, 4];
+/// One row, rows that fill no kernel, the most that are made of dot products in bf16, and in f32.
+const ROWS: [usize; 5] = [1, 2, 3, 4, 16];
 /// Columns beyond the longest run that a kernel unrolls, with a rest that fills no vector.
 const DEEP: usize = 613;
 

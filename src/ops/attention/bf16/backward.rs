@@ -105,9 +105,9 @@ pub(in super::super) fn backward(
     order.sort_by_key(|task| std::cmp::Reverse(task.rows.len() * task.keys.len()));
 
     // As much as any batch takes, so that the next one finds it in the pool again.
-    let tokens = q.len() / (heads.heads * heads.size).max(1);
-    let mut sums =
-        cx.alloc_f32_rows(&[total], most_sums(cx.room(tokens, usize::MAX), heads).max(total))?;
+    let tokens = cx.room(q.len() / (heads.heads * heads.size).max(1), usize::MAX);
+    let most = most_sums(tokens, cx.longest_sequence(tokens), heads).max(total);
+    let mut sums = cx.alloc_f32_rows(&[total], most)?;
     let shared = Shared::new(sums.f32_mut()?);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     spread(&order, |task| {
@@ -149,9 +149,10 @@ pub(in super::super) fn backward(
     Ok(())
 }
 
-/// No fewer elements than the segments of any spans of so many queries, and as many keys, take in all.
-fn most_sums(tokens: usize, heads: Heads) -> usize {
-    let segments = tokens * heads.group() / SEGMENT;
+/// No fewer elements than the segments of spans take that have so many queries in all and the longest so many, each with as many keys
+/// as queries; for groups of up to 512 heads.
+fn most_sums(tokens: usize, longest: usize, heads: Heads) -> usize {
+    let segments = longest * heads.group() / SEGMENT;
     if segments < 2 {
         return 0;
     }

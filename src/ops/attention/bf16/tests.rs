@@ -242,13 +242,27 @@ fn batches_of_other_lengths_find_their_sums_in_the_pool() {
     }
     let cx = Cx::cpu(DType::BF16, 1).unwrap();
     cx.set_token_capacity(2000);
+    cx.set_longest_sequence(1999);
     let heads = heads((3, 1), 16, None);
     run_with(&cx, &case(heads, &[(700, 700)]));
-    let before = cx.fresh_allocations();
+    let (before, bytes) = (cx.fresh_allocations(), cx.pooled_bytes());
+    assert!(bytes > 2000 * 64 * 4, "{bytes} bytes are no room for segments");
     for lengths in [&[(1999, 1999)][..], &[(683, 683), (1300, 1300)], &[(5, 5)], &[(1400, 1400)]] {
         run_with(&cx, &case(heads, lengths));
     }
     assert_eq!(cx.fresh_allocations(), before);
+}
+
+#[test]
+fn batches_of_short_sequences_take_no_room_for_segments() {
+    if !supported() {
+        return;
+    }
+    let cx = Cx::cpu(DType::BF16, 1).unwrap();
+    cx.set_token_capacity(4000);
+    cx.set_longest_sequence(600);
+    run_with(&cx, &case(heads((3, 1), 16, None), &[(600, 600), (600, 600)]));
+    assert!(cx.pooled_bytes() <= 64, "{} bytes", cx.pooled_bytes());
 }
 
 #[test]
