@@ -5,8 +5,9 @@ LoRA r 8 on all linear layers but the head; tokens/s are medians over steps afte
 FLOPs are those of the frozen products, forward and backward, by formula; causal attention is counted in the table of growth. What an aim
 needs of the register peak counts attention and the adapters' products too: above 100 % no program reaches it here.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, platform, re, statistics, subprocess, sys, tempfile, time
 
+PART = 4096 # of the vocabulary: logits of 512 tokens that stay in a cache
 # vocabulary, hidden, feed-forward, layers, heads, key/value heads
 SHAPES = {
     "135M": (49152, 576, 1536, 30, 9, 3),
@@ -75,6 +76,20 @@ torch.manual_seed(0)
 cfg = LlamaConfig(vocab_size=v, hidden_size=c, intermediate_size=f, num_hidden_layers=l, num_attention_heads=h, num_key_value_heads=k, tie_word_embeddings=True, rms_norm_eps=1e-5, max_position_embeddings=8192, bos_token_id=1, eos_token_id=2)
 LlamaForCausalLM(cfg).bfloat16().save_pretrained(sys.argv[1])
 '''
+TORCH = r'''
+import json, sys, time, torch
+def least(run):
+    run(); times, end = [], time.perf_counter() + 1
+    while time.perf_counter() < end:
+        begun = time.perf_counter(); run(); times.append(time.perf_counter() - begun)
+    return min(times)
+found, rows = {}, int(sys.argv[1])
+for weight in sys.argv[2:]:
+    out, inp = map(int, weight.split("x"))
+    w, x, dy = (torch.randn(*shape).bfloat16() for shape in ((out, inp), (rows, inp), (rows, out)))
+    found[weight] = [least(lambda: torch.nn.functional.linear(x, w)), least(lambda: dy @ w)]
+print(json.dumps(found))
+'''
 HOME = tempfile.TemporaryDirectory()
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 
@@ -121,8 +136,12 @@ def vft(a, shape, batch, length, steps, precision="bf16-true", quantize=None, ch
     records = [json.loads(l) for l in open(f"{out}/run/metrics.jsonl")]
     evals, records = [r for r in records if "val_loss" in r], [r for r in records if "loss" in r]
     plan = next(l for l in told.splitlines() if l.startswith("memory: "))
+    layers = SHAPES[shape][3] # of which the last is never computed again
+    again = {policy: min(int(some or layers), layers - 1) for policy, some in re.findall(r"\b(mlp|full)(?: in (\d+) of)?", plan)}
+    if len(again) == 2:
+        again["mlp"] = layers - 1 - again["full"]
     rates = [s["tokens_per_s"] for s in records[2:]] or [s["tokens_per_s"] for s in records]
-    return dict(losses=[s["loss"] for s in records], held=evals[-1]["val_loss"] if evals else None, tokens_per_s=statistics.median(rates), peak=usage.ru_maxrss / 2**20, loss=records[0]["loss"], planned=float(plan.split()[1]), first=first)
+    return dict(losses=[s["loss"] for s in records], held=evals[-1]["val_loss"] if evals else None, tokens_per_s=statistics.median(rates), peak=usage.ru_maxrss / 2**20, loss=records[0]["loss"], planned=float(plan.split()[1]), first=first, again=again)
 
 
 def peer(shape, batch, length, steps, precision="bf16-true", quantize=None, checkpointing="none", compile=False, **more):
@@ -141,11 +160,36 @@ def flops(shape, length=0):
     return 4 * (l * layer + v * c) - 2 * c * d * (h + 2 * k) + l * 7 * h * d * length
 
 
-def all_flops(shape, length, rank=8):
-    """Of one token: all products, with causal attention and the adapters of all linear layers but the head."""
+def again_flops(shape, again, length=0, rank=0):
+    """Of one token: what vft computes again, by layers of each policy: products; with a length, attention too; with a rank, adapters too."""
     v, c, f, l, h, k = SHAPES[shape]
     q, kv = c // h * h, c // h * k
-    return flops(shape, length) + l * 6 * rank * (2 * (c + q) + 2 * (c + kv) + 3 * (c + f))
+    mlp = 2 * (2 * c * f + 2 * rank * (c + f))
+    full = mlp + 2 * (c * q + 2 * c * kv + rank * (3 * c + q + 2 * kv)) + 2 * q * length
+    return again.get("mlp", 0) * mlp + again.get("full", 0) * full
+
+
+def all_flops(shape, length, again={}, rank=8):
+    """Of one token: all products, with causal attention, the adapters of all linear layers but the head, and what is computed again."""
+    v, c, f, l, h, k = SHAPES[shape]
+    q, kv = c // h * h, c // h * k
+    return flops(shape, length) + l * 6 * rank * (2 * (c + q) + 2 * (c + kv) + 3 * (c + f)) + again_flops(shape, again, length, rank)
+
+
+def products_alone(shape, seconds, again):
+    """Seconds of a step's frozen products by those of each weight, the head's in parts of the vocabulary; with those that are computed again."""
+    v, c, f, l, h, k = SHAPES[shape]
+    kv = c // h * k
+    (q, q_back), (kv, kv_back), (up, up_back), (down, down_back), (head, head_back) = (seconds[w] for w in weights(shape))
+    layers = l * (2 * q + 2 * kv + 2 * up + down + 2 * q_back + 2 * kv_back + 2 * up_back + down_back)
+    layers += again.get("mlp", 0) * 2 * up + again.get("full", 0) * (2 * up + q + 2 * kv)
+    return layers - q_back - 2 * kv_back + v / PART * (head + head_back)
+
+
+def weights(shape):
+    """Its kinds of weights, out x in: q and o, k and v, gate and up, down, a part of the head."""
+    _, c, f, _, h, k = SHAPES[shape]
+    return [f"{c}x{c}", f"{c // h * k}x{c}", f"{f}x{c}", f"{c}x{f}", f"{PART}x{c}"]
 
 
 def machine():
@@ -189,7 +233,7 @@ def compare(a):
         rate = median(lambda p, v: v["tokens_per_s"])
         peak = limits.get("f32_gflops" if "f32" in name else "bf16_gflops")
         share = f"{rate * flops(work[0]) / peak / 1e7:.0f} %" if peak else ""
-        needed = f"{speed * median(lambda p, v: p['tokens_per_s']) * all_flops(work[0], work[2]) / peak / 1e7:.0f} %" if peak else ""
+        needed = f"{speed * median(lambda p, v: p['tokens_per_s']) * all_flops(work[0], work[2], rounds[0][1]['again']) / peak / 1e7:.0f} %" if peak else ""
         print(f"| {name} | {median(lambda p, v: p['tokens_per_s']):.0f} | {rate:.0f} | {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)}) | {speed} | {median(lambda p, v: p['peak']):.2f} | {median(lambda p, v: v['peak']):.2f} | {median(lambda p, v: v['peak'] / p['peak']):.2f} | {memory} | {rounds[0][0]['loss']:.4f} | {rounds[0][1]['loss']:.4f} | {share} | {needed} |", flush=True)
 
 
@@ -258,6 +302,30 @@ def losses(a):
     print(f"| held out | {p['held']:.5f} | {v['held']:.5f} | {v['held'] / p['held'] - 1:+.1e} |\n\nworst of {len(v['losses'])} steps: {worst:.1e}")
 
 
+def products(a):
+    """A step's frozen products in bf16 alone, 512 rows, at their fastest: a step takes longer than they do."""
+    print("| shape | weight | torch y, GFLOP/s | torch dx | vft y | vft dx |\n|---|---|---|---|---|---|")
+    limits, totals = json.loads(a.limits) if a.limits else {}, []
+    for shape in ("135M", "360M"):
+        rounds = []
+        for _ in range(a.rounds):
+            torch = subprocess.run([sys.executable, "-c", TORCH, "512", *weights(shape)], check=True, capture_output=True, text=True).stdout
+            vft = subprocess.run([a.products, "512", *weights(shape)], check=True, capture_output=True, text=True).stdout
+            rounds.append((json.loads(torch), json.loads(vft)))
+        both = [{w: [min(r[side][w][i] for r in rounds) for i in (0, 1)] for w in weights(shape)} for side in (0, 1)]
+        for w in weights(shape):
+            out, inp = map(int, w.split("x"))
+            rates = [1024 * out * inp / s / 1e9 for side in both for s in side[w]]
+            print(f"| {shape} | {w.replace('x', ' x ')} | " + " | ".join(f"{r:.0f}" for r in rates) + " |", flush=True)
+        cases = [("nothing", {}), ("full checkpointing's", {"full": SHAPES[shape][3] - 1})] + [("gate and up of 15 layers", {"mlp": 15})] * (shape == "360M")
+        totals += [(shape, name, again, *(products_alone(shape, side, again) for side in both)) for name, again in cases]
+    print("\n| all products of a step of 512 tokens | torch, s | vft, s | tokens/s of products alone, torch | vft | share of the register peak, torch | vft |\n|---|---|---|---|---|---|---|")
+    for shape, name, again, *seconds in totals:
+        done = 512 * (flops(shape) + again_flops(shape, again)) / 1e9
+        shares = [f"{100 * done / s / limits['bf16_gflops']:.0f} %" if limits else "" for s in seconds]
+        print(f"| {shape}, {name} again | " + " | ".join([f"{s:.3f}" for s in seconds] + [f"{512 / s:.0f}" for s in seconds] + shares) + " |")
+
+
 def start(a):
     print("| round | PEFT, start to first step, s | vft, s | ratio |\n|---|---|---|---|")
     for i in range(a.rounds):
@@ -266,10 +334,11 @@ def start(a):
 
 
 def main():
-    tables = dict(compare=compare, checkpointing=checkpointing, growth=growth, plan=plan, decode=decode, start=start, losses=losses)
+    tables = dict(compare=compare, products=products, checkpointing=checkpointing, growth=growth, plan=plan, decode=decode, start=start, losses=losses)
     p = argparse.ArgumentParser()
     p.add_argument("vft"); p.add_argument("tables", nargs="*", choices=[[], *tables])
     p.add_argument("--rounds", type=int, default=3); p.add_argument("--limits", default=""); p.add_argument("--only", default="")
+    p.add_argument("--products", help="the bench of that name")
     a = p.parse_args()
     print(f"{machine()}; limits {a.limits}")
     for name in a.tables or tables:

@@ -9,23 +9,36 @@ const LEAST: usize = 4096;
 /// Runs every task on rayon's current threads, each of which takes the next one when it has done its last: put the large ones first,
 /// and no thread is left with a large one in the end. Cutting the list in halves, as rayon does, knows nothing of sizes.
 pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
-    spread_then(tasks, tasks.len(), run, || {});
-}
-
-/// As [`spread`], on up to `most` threads, each of which calls `then` when no task is left to be taken: to help the others with theirs.
-pub(super) fn spread_then<T: Sync>(
-    tasks: &[T],
-    most: usize,
-    run: impl Fn(&T) + Sync,
-    then: impl Fn() + Sync,
-) {
     let next = AtomicUsize::new(0);
-    let take = || {
+    on_threads(tasks.len(), || {
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             run(task);
         }
+    });
+}
+
+/// As [`spread`], on up to `most` threads, each of which takes its next task before it runs one, so that `run` may have it brought near, and
+/// calls `then` when no task is left to be taken: to help the others with theirs, those too that nobody has begun.
+pub(super) fn spread_then<T: Sync>(
+    tasks: &[T],
+    most: usize,
+    run: impl Fn(&T, Option<&T>) + Sync,
+    then: impl Fn() + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    on_threads(most, || {
+        let take = || tasks.get(next.fetch_add(1, Ordering::Relaxed));
+        let mut own = take();
+        while let Some(task) = own {
+            own = take();
+            run(task, own);
+        }
         then();
-    };
+    });
+}
+
+/// Calls `take` on up to `most` of rayon's current threads, once on each.
+fn on_threads(most: usize, take: impl Fn() + Sync) {
     let threads = rayon::current_num_threads().min(most);
     if threads < 2 {
         return take();
@@ -62,7 +75,7 @@ mod tests {
             let (runs, helps) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let count = |of: &AtomicUsize| of.fetch_add(1, Ordering::Relaxed);
             pool.install(|| {
-                let run = |_: &()| {
+                let run = |_: &(), _: Option<&()>| {
                     count(&runs);
                 };
                 let then = || {

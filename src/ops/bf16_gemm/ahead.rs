@@ -14,27 +14,25 @@ impl Ahead {
     pub(super) const NOTHING: Self = Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
 }
 
-/// The cache lines of what is ahead, asked for one by one.
+/// The cache lines of what is ahead, asked for one by one. The last lines come just in time: what comes early is gone from the L2 cache
+/// again, because all rows of x pass through it beside one panel.
 pub(super) struct Lines {
     ahead: Ahead,
     at: *const u8,
-    apart: usize,
+    /// How often nothing is asked for yet.
+    wait: usize,
 }
 
 impl Lines {
     const BYTES: usize = 64;
+    /// Pairs of the inner dimension from one line to the next: some hundred cycles, in which the memory gives one.
+    pub(super) const APART: usize = 4;
 
-    /// Over so many pairs of the inner dimension, evenly as far as they suffice.
+    /// Over the last of so many pairs.
     pub(super) fn new(ahead: Ahead, pairs: usize) -> Self {
-        let lines = ahead.rows * (ahead.bytes / Self::BYTES + 1);
-        Self { ahead, at: ahead.start, apart: (pairs / lines.max(1)).clamp(4, 64) }
-    }
-
-    /// Pairs from one to the next.
-    #[inline]
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn apart(&self) -> usize {
-        self.apart
+        // As many as a piece can lie in, wherever it begins.
+        let lines = ahead.rows * ((ahead.bytes + Self::BYTES - 2) / Self::BYTES + 1);
+        Self { ahead, at: ahead.start, wait: (pairs / Self::APART).saturating_sub(lines) }
     }
 
     /// Asks for the next line.
@@ -42,6 +40,10 @@ impl Lines {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn ask(&mut self) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        if self.wait > 0 {
+            self.wait -= 1;
+            return;
+        }
         let Ahead { start, rows, bytes, stride } = self.ahead;
         if rows == 0 {
             return;

@@ -156,7 +156,7 @@ mod x86 {
         let mut p = 0;
         while p < pairs {
             lines.ask();
-            let end = (p + lines.apart()).min(pairs);
+            let end = (p + Lines::APART).min(pairs);
             while p < end {
                 // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
                 unsafe {

@@ -128,11 +128,11 @@ pub(super) unsafe fn of_rows<const V: usize>(
                 *word = _mm512_permutexvar_epi16(codes, values[r]);
             }
             let pair = (k - inner.start) / 2;
-            for (i, word) in transpose(words).into_iter().enumerate() {
+            for (i, word) in transpose(words).iter().enumerate() {
                 // SAFETY: pairs of the panel (asserted).
                 unsafe {
                     let to = panel.as_mut_ptr().add((pair + i) * V * LANES);
-                    _mm512_storeu_si512(to.cast(), word);
+                    _mm512_storeu_si512(to.cast(), *word);
                 }
             }
         }

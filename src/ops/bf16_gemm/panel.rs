@@ -116,9 +116,9 @@ unsafe fn transpose_blocks<const V: usize>(
             for (r, a) in a.iter_mut().enumerate() {
                 *a = _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
             }
-            for (i, word) in avx512::transpose(a).into_iter().enumerate() {
+            for (i, word) in avx512::transpose(a).iter().enumerate() {
                 let to = panel.as_mut_ptr().add((p + i) * V * 16);
-                _mm512_storeu_si512(to.cast(), word);
+                _mm512_storeu_si512(to.cast(), *word);
             }
         }
     }

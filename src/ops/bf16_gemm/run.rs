@@ -79,7 +79,8 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
     let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
     // What is not done yet when no panel is left was, as a rule, taken last.
     let last = tasks.len().saturating_sub(2 * rayon::current_num_threads());
-    spread_then(&tasks, takes, Task::run, || tasks[last..].iter().for_each(Task::run));
+    let help = || tasks[last..].iter().for_each(|task| task.run(None));
+    spread_then(&tasks, takes, Task::run, help);
     Ok(())
 }
 
@@ -156,13 +157,13 @@ thread_local! {
 }
 
 impl Task<'_> {
-    /// Computes what nobody else has taken.
-    fn run(&self) {
+    /// Computes what nobody else has taken; asks meanwhile for the weights of the task that its thread takes next.
+    fn run(&self, next: Option<&Self>) {
         match self.vectors {
-            1 => self.run_with::<1>(),
-            2 => self.run_with::<2>(),
-            3 => self.run_with::<3>(),
-            _ => self.run_with::<4>(),
+            1 => self.run_with::<1>(next),
+            2 => self.run_with::<2>(next),
+            3 => self.run_with::<3>(next),
+            _ => self.run_with::<4>(next),
         }
     }
 
@@ -176,7 +177,7 @@ impl Task<'_> {
         (row < end).then(|| row..(row + rows).min(end))
     }
 
-    fn run_with<const V: usize>(&self) {
+    fn run_with<const V: usize>(&self, next: Option<&Self>) {
         let (p, pairs, depth) = (self.product, self.inner, depth(V));
         let Some(mut range) = self.take() else { return };
         SCRATCH.with_borrow_mut(|s| {
@@ -190,7 +191,8 @@ impl Task<'_> {
                     if laid != Some(part.start) {
                         count = self.lay_out::<V>(&part, panel, &mut segments, &mut s.rows);
                         laid = Some(part.start);
-                        let ahead = if part.end == pairs { self.ahead() } else { Ahead::NOTHING };
+                        let next = next.filter(|_| part.end == pairs);
+                        let ahead = next.map_or(Ahead::NOTHING, Self::place);
                         // All rows meet a panel that is laid out once; these alone meet the last of several parts.
                         let rows = if pairs > depth { range.len() } else { p.rows };
                         lines = Lines::new(ahead, part.len() * rows.div_ceil(ROWS[V]));
@@ -247,14 +249,9 @@ impl Task<'_> {
         count
     }
 
-    /// The weights of the columns that this thread will most likely take next: other threads take those in between.
-    fn ahead(&self) -> Ahead {
-        let (all, own) = (self.product.columns, &self.columns);
-        let next = (own.start + rayon::current_num_threads() * own.len()).min(all);
-        let next = next..(next + own.len()).min(all);
-        match self.product.terms.first() {
-            Some(term) if !next.is_empty() => term.source.place(next),
-            _ => Ahead::NOTHING,
-        }
+    /// Where its weights lie: those of the first term, beside which adapters are small.
+    fn place(&self) -> Ahead {
+        let term = self.product.terms.first();
+        term.map_or(Ahead::NOTHING, |term| term.source.place(self.columns.clone()))
     }
 }

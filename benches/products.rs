@@ -1,0 +1,58 @@
+//! The frozen products of a training step alone: `cargo bench --bench products -- ROWS OUTxIN...` prints one line of JSON, for each weight the
+//! seconds of y = x Wᵀ and of dx = dy W with ROWS rows in bf16, the least of a second's turns.
+//!
+//! Nothing else of a step is in it: no attention, no adapters, no loss. What these take is what a step takes at least.
+#![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
+#![expect(clippy::print_stdout, reason = "what it is for")]
+
+use candle_core::DType;
+use half::bf16;
+use std::time::{Duration, Instant};
+use vft::ops::linear::{self, Back, Plus};
+use vft::ops::{Buf, Cx, Weight};
+
+fn noise(n: usize) -> impl Iterator<Item = f32> {
+    (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0)
+}
+
+fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
+    cx.from_slice(&noise(rows * cols).collect::<Vec<_>>(), &[rows, cols]).unwrap()
+}
+
+/// Seconds of `run`, the least of a second's turns.
+fn least(mut run: impl FnMut()) -> f64 {
+    run();
+    let (begun, mut least) = (Instant::now(), f64::INFINITY);
+    while begun.elapsed() < Duration::from_secs(1) {
+        let start = Instant::now();
+        run();
+        least = least.min(start.elapsed().as_secs_f64());
+    }
+    least
+}
+
+fn main() {
+    // Cargo adds an option of its own.
+    let words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
+    let words: Vec<String> = words.collect();
+    let Some((rows, weights)) = words.split_first() else {
+        println!("usage: cargo bench --bench products -- ROWS OUTxIN...");
+        return;
+    };
+    let (cx, rows) = (Cx::cpu(DType::BF16, 0).unwrap(), rows.parse().unwrap());
+    let found: Vec<String> = weights
+        .iter()
+        .map(|weight| {
+            let (out, inp) = weight.split_once('x').unwrap();
+            let (out, inp) = (out.parse().unwrap(), inp.parse().unwrap());
+            let w = Weight::from_bf16(noise(out * inp).map(bf16::from_f32).collect(), out, inp)
+                .unwrap();
+            let (x, dy) = (buf(&cx, rows, inp), buf(&cx, rows, out));
+            let y = least(|| drop(linear::forward(&cx, &x, &w, Plus::default()).unwrap()));
+            let back = || Back { dy: &dy, weight: &w, low_rank: None };
+            let dx = least(|| drop(linear::backward(&cx, &[back()]).unwrap()));
+            format!("\"{weight}\": [{y:e}, {dx:e}]")
+        })
+        .collect();
+    println!("{{{}}}", found.join(", "));
+}
