@@ -69,6 +69,15 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_knows_the_task_that_it_runs_next() {
+        let seen = std::sync::Mutex::new(Vec::new());
+        let run =
+            |task: &u32, next: Option<&u32>| seen.lock().unwrap().push((*task, next.copied()));
+        spread_then(&[4, 5, 6], 1, run, || {});
+        assert_eq!(seen.into_inner().unwrap(), [(4, Some(5)), (5, Some(6)), (6, None)]);
+    }
+
+    #[test]
     fn every_thread_is_asked_to_help_once() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
         for (most, helpers) in [(1, 1), (3, 3), (9, 4)] {

@@ -155,8 +155,7 @@ mod x86 {
     ) -> [[__m512; V]; R] {
         let mut p = 0;
         while p < pairs {
-            lines.ask();
-            let end = (p + Lines::APART).min(pairs);
+            let end = p + lines.ask(pairs - p);
             while p < end {
                 // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
                 unsafe {
