@@ -1,7 +1,8 @@
 //! The frozen products of a training step alone: `cargo bench --bench products -- ROWS OUTxIN...` prints one line of JSON, for each weight the
 //! seconds of y = x Wᵀ and of dx = dy W with ROWS rows in bf16, the least of a second's turns.
 //!
-//! Nothing else of a step is in it: no attention, no adapters, no loss. What these take is what a step takes at least.
+//! Nothing else of a step is in it: no attention, no adapters, no loss. Each product runs alone; a step runs those that share an input
+//! together, and adds up their dx where they lie.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
@@ -20,15 +21,17 @@ fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
 }
 
 /// Seconds of `run`, the least of a second's turns.
-fn least(mut run: impl FnMut()) -> f64 {
-    run();
-    let (begun, mut least) = (Instant::now(), f64::INFINITY);
-    while begun.elapsed() < Duration::from_secs(1) {
-        let start = Instant::now();
+fn least(cx: &Cx, run: impl Fn() + Sync) -> f64 {
+    cx.install(|| {
         run();
-        least = least.min(start.elapsed().as_secs_f64());
-    }
-    least
+        let (begun, mut least) = (Instant::now(), f64::INFINITY);
+        while begun.elapsed() < Duration::from_secs(1) {
+            let start = Instant::now();
+            run();
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        least
+    })
 }
 
 fn main() {
@@ -48,9 +51,9 @@ fn main() {
             let w = Weight::from_bf16(noise(out * inp).map(bf16::from_f32).collect(), out, inp)
                 .unwrap();
             let (x, dy) = (buf(&cx, rows, inp), buf(&cx, rows, out));
-            let y = least(|| drop(linear::forward(&cx, &x, &w, Plus::default()).unwrap()));
+            let y = least(&cx, || drop(linear::forward(&cx, &x, &w, Plus::default()).unwrap()));
             let back = || Back { dy: &dy, weight: &w, low_rank: None };
-            let dx = least(|| drop(linear::backward(&cx, &[back()]).unwrap()));
+            let dx = least(&cx, || drop(linear::backward(&cx, &[back()]).unwrap()));
             format!("\"{weight}\": [{y:e}, {dx:e}]")
         })
         .collect();

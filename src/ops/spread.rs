@@ -17,27 +17,29 @@ pub(super) fn spread<T: Sync>(tasks: &[T], run: impl Fn(&T) + Sync) {
     });
 }
 
-/// As [`spread`], on up to `most` threads, each of which takes its next task before it runs one, so that `run` may have it brought near, and
-/// calls `then` when no task is left to be taken: to help the others with theirs, those too that nobody has begun.
+/// As [`spread`], on up to `most` threads, each of which calls `then` when no task is left to be taken: to help the others with theirs.
+/// While there are tasks for all threads each takes its next one before it runs one, so that `run` may have that brought near.
 pub(super) fn spread_then<T: Sync>(
     tasks: &[T],
     most: usize,
     run: impl Fn(&T, Option<&T>) + Sync,
     then: impl Fn() + Sync,
 ) {
-    let next = AtomicUsize::new(0);
+    let (next, threads) = (AtomicUsize::new(0), rayon::current_num_threads().min(most));
     on_threads(most, || {
         let take = || tasks.get(next.fetch_add(1, Ordering::Relaxed));
         let mut own = take();
         while let Some(task) = own {
-            own = take();
-            run(task, own);
+            let enough = next.load(Ordering::Relaxed) + threads <= tasks.len();
+            let ahead = if enough { take() } else { None };
+            run(task, ahead);
+            own = ahead.or_else(take);
         }
         then();
     });
 }
 
-/// Calls `take` on up to `most` of rayon's current threads, once on each.
+/// Calls `take` once for each of up to `most` of rayon's current threads.
 fn on_threads(most: usize, take: impl Fn() + Sync) {
     let threads = rayon::current_num_threads().min(most);
     if threads < 2 {
@@ -63,6 +65,20 @@ mod tests {
             spread(&runs, |run| {
                 run.fetch_add(1, Ordering::Relaxed);
             });
+            let runs: Vec<_> = runs.into_iter().map(AtomicUsize::into_inner).collect();
+            assert_eq!(runs, vec![1; tasks]);
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once_where_threads_take_the_next() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        for tasks in [0, 1, 3, 4, 5, 9, 100] {
+            let runs: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            let run = |run: &AtomicUsize, _: Option<&AtomicUsize>| {
+                run.fetch_add(1, Ordering::Relaxed);
+            };
+            pool.install(|| spread_then(&runs, 4, run, || {}));
             let runs: Vec<_> = runs.into_iter().map(AtomicUsize::into_inner).collect();
             assert_eq!(runs, vec![1; tasks]);
         }

@@ -56,7 +56,7 @@ pub(super) unsafe fn dot(_: &[bf16], _: &[bf16]) -> f32 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>, _: &mut Lines) {
+pub(super) unsafe fn run<const V: usize>(_: &Tiles<'_>, _: &mut Lines<'_>) {
     unreachable!("no context has bf16 products here")
 }
 
@@ -111,7 +111,7 @@ mod x86 {
     /// # Safety
     /// The processor must have what `supported` asks for; the sink fits the product and no other task has these rows and columns;
     /// `sums` has room for the rows if `first` and `last` are not both true.
-    pub(in super::super) unsafe fn run<const V: usize>(t: &Tiles<'_>, lines: &mut Lines) {
+    pub(in super::super) unsafe fn run<const V: usize>(t: &Tiles<'_>, lines: &mut Lines<'_>) {
         for s in t.segments {
             let end = t.range.end.max(1);
             assert!((end - 1) * s.stride + 2 * s.pairs <= s.x.len(), "rows outside the operand");
@@ -151,11 +151,11 @@ mod x86 {
         stride: usize,
         panel: *const u32,
         pairs: usize,
-        lines: &mut Lines,
+        lines: &mut Lines<'_>,
     ) -> [[__m512; V]; R] {
         let mut p = 0;
         while p < pairs {
-            let end = p + lines.ask(pairs - p);
+            let end = (p + lines.ask(pairs - p)).min(pairs);
             while p < end {
                 // SAFETY: pair p exists in every row and in the panel (the caller's promise); the two vector types are the same 64 bytes.
                 unsafe {
@@ -180,7 +180,11 @@ mod x86 {
 
     /// R rows × V vectors.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn tile<const R: usize, const V: usize>(t: &Tiles<'_>, row: usize, lines: &mut Lines) {
+    unsafe fn tile<const R: usize, const V: usize>(
+        t: &Tiles<'_>,
+        row: usize,
+        lines: &mut Lines<'_>,
+    ) {
         // SAFETY: `run` checked the rows of x and the panel; masks keep to the columns of the panel that are stored.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; R];

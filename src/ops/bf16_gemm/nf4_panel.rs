@@ -128,6 +128,7 @@ pub(super) unsafe fn of_rows<const V: usize>(
                 *word = _mm512_permutexvar_epi16(codes, values[r]);
             }
             let pair = (k - inner.start) / 2;
+            // By reference: an iterator that owns the vectors lies in memory.
             for (i, word) in transpose(words).iter().enumerate() {
                 // SAFETY: pairs of the panel (asserted).
                 unsafe {

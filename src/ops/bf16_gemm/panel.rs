@@ -116,6 +116,7 @@ unsafe fn transpose_blocks<const V: usize>(
             for (r, a) in a.iter_mut().enumerate() {
                 *a = _mm512_loadu_si512(rows.as_ptr().add(r * k + 2 * p).cast());
             }
+            // By reference: an iterator that owns the vectors lies in memory.
             for (i, word) in avx512::transpose(a).iter().enumerate() {
                 let to = panel.as_mut_ptr().add((p + i) * V * 16);
                 _mm512_storeu_si512(to.cast(), *word);

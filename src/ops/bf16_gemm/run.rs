@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Words of a panel that are laid out at once: 320 KiB, a part of the L2 cache.
 const PANEL: usize = 80 << 10;
 /// Most rows whose sums are kept between parts of a long inner dimension: takes of so many.
-const SUM_ROWS: usize = 480;
+const SUM_ROWS: usize = 576;
 /// Panels below which such takes are smaller, so that every thread has work.
 const FEW_PANELS: usize = 8;
 /// Most parts of the inner dimension: terms.
@@ -77,8 +77,8 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
     tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
     let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
-    // What is not done yet when no panel is left was, as a rule, taken last.
-    let last = tasks.len().saturating_sub(2 * rayon::current_num_threads());
+    // What is not done yet when no panel is left was, as a rule, taken last; some of it may not have begun.
+    let last = tasks.len().saturating_sub(4 * rayon::current_num_threads());
     let help = || tasks[last..].iter().for_each(|task| task.run(None));
     spread_then(&tasks, takes, Task::run, help);
     Ok(())
@@ -157,7 +157,7 @@ thread_local! {
 }
 
 impl Task<'_> {
-    /// Computes what nobody else has taken; asks meanwhile for the weights of the task that its thread takes next.
+    /// Computes what nobody else has taken; asks towards the end for the weights of the task that its thread runs next.
     fn run(&self, next: Option<&Self>) {
         match self.vectors {
             1 => self.run_with::<1>(next),
@@ -185,16 +185,16 @@ impl Task<'_> {
             let sums = s.sums.take::<f32>(if pairs > depth { self.take * V * 16 } else { 0 });
             let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
             let (mut segments, mut count, mut laid) = ([empty; TERMS], 0, None);
-            let mut lines = Lines::new(Ahead::NOTHING, 0);
+            let ahead = next.map_or([Ahead::NOTHING; TERMS], Self::places);
+            let mut lines = Lines::new(&[], 0);
             loop {
                 for part in (0..pairs).step_by(depth).map(|at| at..(at + depth).min(pairs)) {
                     if laid != Some(part.start) {
                         count = self.lay_out::<V>(&part, panel, &mut segments, &mut s.rows);
                         laid = Some(part.start);
-                        let next = next.filter(|_| part.end == pairs);
-                        let ahead = next.map_or(Ahead::NOTHING, Self::place);
-                        // All rows meet a panel that is laid out once; these alone meet the last of several parts.
-                        let rows = if pairs > depth { range.len() } else { p.rows };
+                        // All rows that are left meet a panel that is laid out once; these alone meet the last of several parts.
+                        let rows = if pairs > depth { range.len() } else { p.rows - range.start };
+                        let ahead = if part.end == pairs { &ahead[..] } else { &[] };
                         lines = Lines::new(ahead, part.len() * rows.div_ceil(ROWS[V]));
                     }
                     let tiles = Tiles {
@@ -249,9 +249,12 @@ impl Task<'_> {
         count
     }
 
-    /// Where its weights lie: those of the first term, beside which adapters are small.
-    fn place(&self) -> Ahead {
-        let term = self.product.terms.first();
-        term.map_or(Ahead::NOTHING, |term| term.source.place(self.columns.clone()))
+    /// Where its weights lie.
+    fn places(&self) -> [Ahead; TERMS] {
+        let mut places = [Ahead::NOTHING; TERMS];
+        for (place, term) in places.iter_mut().zip(self.product.terms) {
+            *place = term.source.place(self.columns.clone());
+        }
+        places
     }
 }
