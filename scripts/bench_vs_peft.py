@@ -8,7 +8,7 @@ computes as much.
 """
 import argparse, json, os, platform, re, statistics, subprocess, sys, tempfile, time
 
-# Of the vocabulary: torch is fastest with parts of 4,096, vft's head takes 1,024 at a time (ops/head).
+# Parts of the vocabulary: for torch such that logits stay near, for vft what its head takes at a time (ops/head).
 PARTS = (4096, 1024)
 # vocabulary, hidden, feed-forward, layers, heads, key/value heads
 SHAPES = {
