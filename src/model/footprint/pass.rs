@@ -1,82 +1,9 @@
-//! The memory that a training pass takes for activations, by the order in which the passes take buffers and give them back.
-//!
-//! On the CPU the pool keeps what was given back, by size: what is needed is, for each size, the most buffers that are out at a time.
-//! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. Sequences here mirror
-//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes. The first adapted layer's
-//! way back counts as a whole, wherever it ends: that tells only where no layer comes after it.
+//! The buffers of a training pass in the order in which it takes them and gives them back.
 
-use super::DecoderSpec;
-use super::layer::{Keep, Keeping};
+use super::Shape;
+use super::ledger::{Held, Ledger};
+use crate::model::layer::Keep;
 use crate::ops::head;
-use std::collections::BTreeMap;
-
-/// What the activations' size depends on.
-pub struct Shape<'a> {
-    /// The model.
-    pub spec: &'a DecoderSpec,
-    /// Tokens of the largest micro-batch.
-    pub tokens: usize,
-    /// Tokens of the longest sequence.
-    pub longest: usize,
-    /// Bytes of a value between ops.
-    pub size: usize,
-    /// Bytes of an operand of products.
-    pub operand: usize,
-    /// Rank of the adapters.
-    pub rank: usize,
-    /// Whether adapters drop some of their input.
-    pub dropout: bool,
-    /// Whether the module of a path has an adapter.
-    pub adapted: &'a dyn Fn(&str) -> bool,
-    /// What layers keep.
-    pub keep: Keeping,
-    /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
-    pub plain_head: bool,
-    /// Whether attention runs in bf16 on the CPU.
-    pub bf16_attention: bool,
-    /// Whether bf16 values are widened to f32 around every product: processors without bf16 products.
-    pub widened: bool,
-}
-
-/// Bytes of the activations of a training pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Activations {
-    /// As the CPU's pool holds them: for each size the most at a time.
-    pub pooled: usize,
-    /// The most at a time in all.
-    pub live: usize,
-}
-
-/// A buffer that is out: its bytes, and those of an element.
-type Held = (usize, usize);
-
-#[derive(Default)]
-struct Ledger {
-    out: BTreeMap<Held, (usize, usize)>,
-    now: usize,
-    most: usize,
-}
-
-impl Ledger {
-    fn take(&mut self, elements: usize, size: usize) -> Held {
-        let held = (elements * size, size);
-        let (now, most) = self.out.entry(held).or_default();
-        *now += 1;
-        *most = (*most).max(*now);
-        self.now += held.0;
-        self.most = self.most.max(self.now);
-        held
-    }
-
-    fn give(&mut self, held: impl IntoIterator<Item = Held>) {
-        for held in held {
-            if let Some((now, _)) = self.out.get_mut(&held) {
-                *now -= 1;
-            }
-            self.now -= held.0;
-        }
-    }
-}
 
 /// What a layer keeps.
 struct Kept {
@@ -90,37 +17,11 @@ struct Pass<'a> {
     l: Ledger,
 }
 
-/// The activations of one forward and backward pass.
-pub fn activations(shape: &Shape<'_>) -> Activations {
-    let mut p = Pass { s: shape, l: Ledger::default() };
-    p.train();
-    let pooled: usize = p.l.out.iter().map(|((bytes, _), (_, most))| bytes * most).sum();
-    let pooled = pooled + segments(shape);
-    let widened = if shape.widened { widened(shape) } else { 0 };
-    Activations { pooled: pooled + widened, live: p.l.most + widened }
-}
-
-/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`), as far as they are touched: the
-/// buffer has room for rounded lengths too.
-fn segments(shape: &Shape<'_>) -> usize {
-    let s = shape.spec;
-    let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);
-    if !shape.bf16_attention || segments < 2 {
-        return 0;
-    }
-    // A segment sees the keys up to its end: half of them, one with another.
-    shape.tokens * s.kv_heads * s.head_size.next_multiple_of(64) * (segments + 1) * 4
-}
-
-/// f32 copies around products and attention that are out at a time, by size: what `linear.rs`, `lora.rs`, `attention/cpu.rs` and the
-/// head take at most.
-fn widened(shape: &Shape<'_>) -> usize {
-    let s = shape.spec;
-    let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
-    let chunk = shape.tokens.min(super::head::chunk(s.vocab)) * s.vocab;
-    let columns = 3 * s.hidden + 2 * s.ffn + 4 * qd + 5 * kd + 4 * shape.rank;
-    let factors = shape.rank * (s.hidden + s.ffn + qd + kd + s.vocab);
-    4 * (shape.tokens * columns + chunk + factors)
+/// The ledger of one forward and backward pass.
+pub(super) fn train(shape: &Shape<'_>) -> Ledger {
+    let mut pass = Pass { s: shape, l: Ledger::default() };
+    pass.train();
+    pass.l
 }
 
 impl Pass<'_> {
@@ -372,7 +273,7 @@ impl Pass<'_> {
             let other = if self.s.operand < 4 { self.l.take(rows * width, 4) } else { self.act(c) };
             vec![p, other, self.l.take(rows * c, 4), self.l.take(rows * c, self.s.size)]
         } else {
-            let rows = self.s.tokens.min(super::head::chunk(v));
+            let rows = self.s.tokens.min(crate::model::head::chunk(v));
             let mut held = vec![self.l.take(rows * v, 4)];
             if self.s.operand < 4 {
                 held.push(self.l.take(rows * v, self.s.operand));

@@ -1,0 +1,80 @@
+//! The memory that a training pass takes for activations, by the order in which the passes take buffers and give them back.
+//!
+//! On the CPU the pool keeps what was given back, by size: what is needed is, for each size, the most buffers that are out at a time.
+//! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. Sequences here mirror
+//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes. The first adapted layer's
+//! way back counts as a whole, wherever it ends: that tells only where no layer comes after it.
+
+mod ledger;
+mod pass;
+
+use super::layer::Keeping;
+use super::{DecoderSpec, head};
+
+/// What the activations' size depends on.
+pub struct Shape<'a> {
+    /// The model.
+    pub spec: &'a DecoderSpec,
+    /// Tokens of the largest micro-batch.
+    pub tokens: usize,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+    /// Bytes of a value between ops.
+    pub size: usize,
+    /// Bytes of an operand of products.
+    pub operand: usize,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Whether adapters drop some of their input.
+    pub dropout: bool,
+    /// Whether the module of a path has an adapter.
+    pub adapted: &'a dyn Fn(&str) -> bool,
+    /// What layers keep.
+    pub keep: Keeping,
+    /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
+    pub plain_head: bool,
+    /// Whether attention runs in bf16 on the CPU.
+    pub bf16_attention: bool,
+    /// Whether bf16 values are widened to f32 around every product: processors without bf16 products.
+    pub widened: bool,
+}
+
+/// Bytes of the activations of a training pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activations {
+    /// As the CPU's pool holds them: for each size the most at a time.
+    pub pooled: usize,
+    /// The most at a time in all.
+    pub live: usize,
+}
+
+/// The activations of one forward and backward pass.
+pub fn activations(shape: &Shape<'_>) -> Activations {
+    let ledger = pass::train(shape);
+    let widened = if shape.widened { widened(shape) } else { 0 };
+    let pooled = ledger.pooled() + segments(shape) + widened;
+    Activations { pooled, live: ledger.most() + widened }
+}
+
+/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`), as far as they are touched: the
+/// buffer has room for rounded lengths too.
+fn segments(shape: &Shape<'_>) -> usize {
+    let s = shape.spec;
+    let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);
+    if !shape.bf16_attention || segments < 2 {
+        return 0;
+    }
+    // A segment sees the keys up to its end: half of them, one with another.
+    shape.tokens * s.kv_heads * s.head_size.next_multiple_of(64) * (segments + 1) * 4
+}
+
+/// f32 copies around products and attention that are out at a time, by size: what `linear.rs`, `lora.rs`, `attention/cpu.rs` and the
+/// head take at most.
+fn widened(shape: &Shape<'_>) -> usize {
+    let s = shape.spec;
+    let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);
+    let chunk = shape.tokens.min(head::chunk(s.vocab)) * s.vocab;
+    let columns = 3 * s.hidden + 2 * s.ffn + 4 * qd + 5 * kd + 4 * shape.rank;
+    let factors = shape.rank * (s.hidden + s.ffn + qd + kd + s.vocab);
+    4 * (shape.tokens * columns + chunk + factors)
+}
