@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use vft::checkpoint::run_manifest::{RunManifest, hex};
+use vft::checkpoint::run_manifest::RunManifest;
 use vft::checkpoint::{find, peft, run_state::RunState};
 use vft::config::{MultiTurn, RunConfig, TrainOn};
 use vft::data::encode::Encoder;
@@ -22,6 +22,7 @@ use vft::data::source::{Options, known_rows, rows_with, slice::SplitSlice, split
 use vft::data::style::Style;
 use vft::data::template::ChatTemplate;
 use vft::data::tokenizer::Tokenizer;
+use vft::hex::hex;
 use vft::hub::config::HfConfig;
 use vft::hub::remote::{Hub, Patience};
 use vft::hub::safetensors::Checkpoint;

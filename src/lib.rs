@@ -18,6 +18,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod gpu;
+pub mod hex;
 pub mod hub;
 pub mod merge;
 pub mod model;

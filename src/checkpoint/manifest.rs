@@ -5,6 +5,7 @@ use super::atomic::io_problem;
 use super::disk::Disk;
 use super::run_manifest;
 use crate::error::{Problem, Result};
+use crate::hex::hex;
 use crate::small_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,8 +57,7 @@ pub fn sha256(path: &Path) -> io::Result<(String, u64)> {
         hash.update(&block[..n]);
         bytes += n as u64;
     }
-    let digits = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    Ok((digits, bytes))
+    Ok((hex(&hash.finalize()), bytes))
 }
 
 /// Writes the manifest of all files in `dir`.

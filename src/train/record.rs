@@ -13,7 +13,7 @@ use crate::checkpoint::peft::WEIGHTS;
 use crate::checkpoint::room::with_room;
 use crate::checkpoint::run_manifest::{
     self, FileSum, HubRepo, Inputs, Losses, Machine, Program, Prompt, Rows, RunManifest, Seeds,
-    SetFiles, hex,
+    SetFiles,
 };
 use crate::checkpoint::run_state::Surroundings;
 use crate::config::RunConfig;
@@ -21,6 +21,7 @@ use crate::data::dataset::DataSet;
 use crate::data::style::{Exchange, Style};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
+use crate::hex::hex;
 use crate::hub::safetensors::Checkpoint;
 use crate::ops::{Cx, isa};
 use crate::report::print_note;

@@ -6,9 +6,10 @@
 //! back. That the Hub's cache names large files by their SHA-256 is not taken for an answer: it says what was announced once, not
 //! what lies on the disk today; where the two differ, [`misnamed`] tells.
 
-use crate::checkpoint::run_manifest::{FileSum, hex};
+use crate::checkpoint::run_manifest::FileSum;
 use crate::data::store::cache;
 use crate::error::{Problem, Result};
+use crate::hex::hex;
 use crate::small_file;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Metadata};

@@ -5,6 +5,7 @@ use crate::checkpoint::atomic::write_file;
 use crate::checkpoint::disk::Disk;
 use crate::checkpoint::manifest::{MAX_BYTES, NAME};
 use crate::error::{Problem, Result, UserError};
+use crate::hex::hex;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -147,11 +148,6 @@ fn later(path: &Path, format: u32, parts: &BTreeMap<String, &RawValue>) -> Probl
     let message = format!("has format {format}, this vft knows {FORMAT}");
     let hint = format!("it was written by vft {}: use that", version.escape_default());
     Problem::in_file(path, message).hint(hint)
-}
-
-/// Bytes in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// JSON without the white space between its words.

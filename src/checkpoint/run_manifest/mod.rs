@@ -10,7 +10,6 @@
 mod file;
 
 pub(super) use file::changed;
-pub use file::hex;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

@@ -3,6 +3,7 @@
 use super::error::{Result, disk};
 use super::progress::Call;
 use crate::error::Problem;
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -67,7 +68,7 @@ impl Partial {
 
     /// The SHA-256 of what has come, in hexadecimal digits.
     pub(super) fn sha256(&self) -> String {
-        self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&self.hash.clone().finalize())
     }
 
     /// Gives the whole file its name; it is on the disk before it has it.

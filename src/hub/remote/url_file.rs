@@ -9,6 +9,7 @@ use super::names::{check_harmless, shown};
 use super::progress::Call;
 use super::transfer::{self, Source, number};
 use crate::error::Problem;
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::Path;
@@ -64,8 +65,7 @@ pub(super) fn fetch(
     let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(|e| disk(folder, &e))?;
     let mark = format!("{url}\n{size:?}\n{unchanged:?}");
-    let mark: String =
-        Sha256::digest(mark.as_bytes()).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    let mark = hex(&Sha256::digest(mark.as_bytes())[..6]);
     let partial = folder.join(format!("{name}.{mark}.incomplete"));
     if unchanged.is_none() {
         // Nothing tells whether what lies there is a part of today's file.
