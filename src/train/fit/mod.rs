@@ -3,19 +3,18 @@
 //! Where the loop stands is its number of steps: epoch, place in it, dropout and rates follow from that. So a run that is taken up does
 //! what it would have done.
 
+mod saving;
+
 use super::evaluate::Evaluation;
 use super::guard::Watch;
 use super::judge::Verdict;
 use super::loss_scale::LossScale;
 use super::prepare::Run;
-use super::resume::{self, Start, asks_for_more, ended_early};
-use super::save::{resolved, save};
+use super::resume::{Start, ended_early};
 use super::step::{Step, Stepper};
 use crate::checkpoint::atomic::{io_problem, set_aside};
 use crate::checkpoint::disk::Real;
 use crate::checkpoint::find;
-use crate::checkpoint::room::rotate;
-use crate::checkpoint::run_state::RunState;
 use crate::config::{LoggerName, Precision, Resume, RunConfig};
 use crate::data::mix::Mix;
 use crate::error::is_disk_full;
@@ -25,31 +24,15 @@ use crate::report::metrics::{self, StepRecord};
 use crate::report::progress::Progress;
 use crate::report::sink::{self, Sinks};
 use anyhow::{Context, Result};
+use saving::Room;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use tracing::debug;
 
 /// The files that records are appended to.
 const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples.jsonl";
-
-/// What is saved of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    /// What it has come to.
-    Adapter,
-    /// What it goes on from as well: the optimizer's state.
-    Resumable,
-}
-
-/// Whether older checkpoints give way to what is saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Made,
-    AsIs,
-}
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,13 +252,6 @@ impl<'a> Loop<'a> {
         self.ending.is_none() && self.step < self.total() && self.step.is_multiple_of(n)
     }
 
-    fn save_if_due(&mut self) -> Result<()> {
-        match self.config.train.save_interval {
-            Some(n) if self.is_due(n) => self.checkpoint(Room::Made),
-            _ => Ok(()),
-        }
-    }
-
     fn evaluate_if_due(&mut self) -> Result<()> {
         if self.is_due(self.config.eval.interval)
             && self.evaluate(Some(self.config.eval.max_iters))? == Some(Verdict::Stop)
@@ -293,73 +269,9 @@ impl<'a> Loop<'a> {
         let verdict =
             self.evaluation.run(config, run, rope, most, step, sinks, progress, self.stop)?;
         if verdict == Some(Verdict::Best) && self.config.train.save_best {
-            self.save("best", What::Adapter, Room::Made)?;
+            self.save_best()?;
         }
         Ok(verdict)
-    }
-
-    /// Saves the run as it stands, and lets the oldest checkpoints go.
-    fn checkpoint(&mut self, room: Room) -> Result<()> {
-        debug!(step = self.step, "saves");
-        let name = step_name(self.step);
-        self.save(&name, What::Resumable, room)?;
-        // It has been written again.
-        self.damaged.retain(|dir| !dir.ends_with(&name));
-        if let Some(most) = self.config.train.save_total_limit {
-            rotate(&Real, &self.config.out_dir, self.step, most, &self.damaged);
-        }
-        Ok(())
-    }
-
-    fn save(&mut self, name: &str, what: What, room: Room) -> Result<()> {
-        let resumable = what == What::Resumable;
-        let state = self.state(if resumable { self.stepper.optimizer.updates() } else { 0 })?;
-        let Self { config, run, progress, stepper, .. } = self;
-        let arrays = if resumable { Some(stepper.optimizer.state()?) } else { None };
-        let tell = |line: &str| progress.note(line);
-        let tell: Option<&dyn Fn(&str)> = if room == Room::Made { Some(&tell) } else { None };
-        save(config, run, name, &state, arrays.as_ref(), tell)
-    }
-
-    fn state(&self, updates: i32) -> Result<RunState> {
-        let bytes = [(METRICS, self.sinks.settled()), (SAMPLES, self.evaluation.settled())];
-        Ok(RunState {
-            format: RunState::FORMAT,
-            step: self.step,
-            tokens: self.tokens,
-            elapsed_s: self.elapsed_s(),
-            updates,
-            loss_scale: self.stepper.scale.memory(),
-            lowest: self.evaluation.lowest(),
-            val_loss: self.evaluation.last,
-            evaluated: self.evaluation.evaluated,
-            bytes: bytes.map(|(name, n)| (name.to_owned(), n)).into(),
-            config: resume::values(&resolved(self.config, self.run)),
-            data: self.run.digest.clone(),
-            base: self.run.fingerprint.clone(),
-            early: self.ending == Some(Ending::Early),
-            adapter: self.run.began_with.clone(),
-            surroundings: self.run.surroundings.clone(),
-        })
-    }
-
-    /// Saves the final adapter, where it is not there yet. One that somebody changed is set aside.
-    fn save_final(&mut self) -> Result<()> {
-        let place = self.config.out_dir.join("final");
-        let is_there = |s: &RunState| s.step == self.step && !asks_for_more(self.config, s);
-        match find::check(&place) {
-            Ok(state) if is_there(&state) => return Ok(()),
-            Err(_) if place.exists() => {
-                let aside = set_aside(&Real, &place).map_err(|e| io_problem(&place, &e))?;
-                let (place, aside) = (place.display(), aside.display());
-                self.progress.note(&format!(
-                    "note: {place} is not what was written; it lies in {aside} now"
-                ));
-            }
-            Ok(_) | Err(_) => {}
-        }
-        debug!(step = self.step, "saves the final adapter");
-        self.save("final", What::Adapter, Room::Made)
     }
 
     /// Saves what the run has come to, and validates it.
