@@ -1,15 +1,16 @@
 //! Tensors into `model.safetensors`, or into `model-0000x-of-0000y.safetensors` and an index, as they are computed.
 //!
-//! A file: u64 n, n bytes of JSON {`__metadata__`: {format: pt}, name: {dtype, shape, data_offsets}} padded with spaces to a multiple
-//! of 8, the tensors. Wide dtypes come first, so that every tensor lies aligned. The safetensors crate writes tensors that are there;
-//! these are not yet. A shard is closed when the next tensor would take it over the limit, as in huggingface_hub's
+//! A file begins as `checkpoint::tensors` says. Wide dtypes come first, so that every tensor lies aligned. The safetensors crate writes
+//! tensors that are there; these are not yet. A shard is closed when the next tensor would take it over the limit, as in huggingface_hub's
 //! `split_torch_state_dict_into_shards`.
 
 use super::plan::Piece;
 use super::proceed;
 use crate::checkpoint::atomic::io_problem;
+use crate::checkpoint::tensors::header;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
@@ -66,9 +67,11 @@ fn split(sizes: &[u64], limit: u64) -> Vec<Range<usize>> {
 fn write_file(path: &Path, pieces: &[Piece], stop: &AtomicBool) -> Result<()> {
     let io = |e| failed(path, e);
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
-    let header = header(pieces)?;
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-    out.write_all(&header).map_err(io)?;
+    let tensors = pieces
+        .iter()
+        .map(|p| (p.name.as_str(), p.source.dtype, &p.source.shape[..], p.source.bytes().len()));
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    out.write_all(&header(tensors, Some(format))?).map_err(io)?;
     let mut narrow = Vec::new();
     for piece in pieces {
         if piece.is_copy() {
@@ -89,21 +92,6 @@ fn write_file(path: &Path, pieces: &[Piece], stop: &AtomicBool) -> Result<()> {
     }
     out.into_inner().map_err(|e| io(e.into_error()))?;
     Ok(())
-}
-
-fn header(pieces: &[Piece]) -> Result<Vec<u8>> {
-    let mut json = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    let mut start = 0;
-    for piece in pieces {
-        let end = start + piece.source.bytes().len();
-        let (dtype, shape) = (piece.source.dtype, &piece.source.shape);
-        let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
-        json.insert(piece.name.clone(), info);
-        start = end;
-    }
-    let mut header = serde_json::to_vec(&json)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
 }
 
 /// The error with its file; the kind stays, because a full disk has an exit code of its own.
