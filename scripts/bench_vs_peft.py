@@ -1,6 +1,6 @@
 """vft against transformers + PEFT on the CPU, in turns, on random-weight models and the same token ids. Called by bench_vs_peft.sh.
 
-usage: python scripts/bench_vs_peft.py VFT [TABLE ...] [--rounds 3] [--limits JSON] [--products BENCH] [--only CASE]
+usage: python scripts/bench_vs_peft.py VFT [TABLE ...] [--rounds 3] [--limits JSON] [--products BENCH] [--parts BENCH] [--only CASE]
 LoRA r 8 on all linear layers but the head; tokens/s are medians over steps after the second, memory is the process's peak.
 FLOPs are those of the frozen products, forward and backward, by formula; causal attention is counted in the table of growth. What an aim
 needs of the register peak counts attention, the adapters' products and what vft computes again too: above 100 % no program reaches it here that
@@ -8,8 +8,8 @@ computes as much.
 """
 import argparse, json, os, platform, re, statistics, subprocess, sys, tempfile, time
 
-# Parts of the vocabulary: for torch such that logits stay near, for vft what its head takes at a time (ops/head).
-PARTS = (4096, 1024)
+# Rows of the head that are multiplied at a time: for torch such that logits stay near, for vft what its head takes (ops/head).
+HEAD_ROWS = (4096, 1024)
 # vocabulary, hidden, feed-forward, layers, heads, key/value heads
 SHAPES = {
     "135M": (49152, 576, 1536, 30, 9, 3),
@@ -303,29 +303,64 @@ def losses(a):
     print(f"| held out | {p['held']:.5f} | {v['held']:.5f} | {v['held'] / p['held'] - 1:+.1e} |\n\nworst of {len(v['losses'])} steps: {worst:.1e}")
 
 
+def least_products(a, shape):
+    """Seconds of y and of dx for each weight, by torch and by vft, at 512 rows: the least of all rounds."""
+    rounds = []
+    for _ in range(a.rounds):
+        commands = ([sys.executable, "-c", TORCH, "512"], [a.products, "512"])
+        rounds.append([json.loads(subprocess.run([*command, *weights(shape, part)], check=True, capture_output=True, text=True).stdout) for command, part in zip(commands, HEAD_ROWS)])
+    return [[[min(r[side][w][i] for r in rounds) for i in (0, 1)] for w in weights(shape, part)] for side, part in enumerate(HEAD_ROWS)]
+
+
 def products(a):
     """A step's frozen products in bf16 alone, one by one, 512 rows, at their fastest."""
     print("| shape | weight | torch y, GFLOP/s | torch dx | vft y | vft dx |\n|---|---|---|---|---|---|")
     limits, totals = json.loads(a.limits) if a.limits else {}, []
     peak = limits.get("bf16_gflops")
     for shape in ("135M", "360M"):
-        rounds, both = [], []
-        for _ in range(a.rounds):
-            commands = ([sys.executable, "-c", TORCH, "512"], [a.products, "512"])
-            rounds.append([json.loads(subprocess.run([*command, *weights(shape, part)], check=True, capture_output=True, text=True).stdout) for command, part in zip(commands, PARTS)])
-        for side, part in enumerate(PARTS):
-            both.append([[min(r[side][w][i] for r in rounds) for i in (0, 1)] for w in weights(shape, part)])
-        for i, names in enumerate(zip(*(weights(shape, part) for part in PARTS))):
+        both = least_products(a, shape)
+        for i, names in enumerate(zip(*(weights(shape, part) for part in HEAD_ROWS))):
             rates = [1024 * out * inp / s / 1e9 for side, name in zip(both, names) for out, inp in [map(int, name.split("x"))] for s in side[i]]
             print(f"| {shape} | {' / '.join(dict.fromkeys(names)).replace('x', ' x ')} | " + " | ".join(f"{r:.0f}" for r in rates) + " |", flush=True)
-        # 15 layers are about what the row of `auto` takes.
-        cases = [("nothing", {}), ("full checkpointing's", {"full": SHAPES[shape][3] - 1})] + [("gate and up of 15 layers", {"mlp": 15})] * (shape == "360M")
-        totals += [(shape, name, again, *(products_alone(shape, side, part, again) for side, part in zip(both, PARTS))) for name, again in cases]
+        totals += [(shape, name, again, *(products_alone(shape, side, part, again) for side, part in zip(both, HEAD_ROWS))) for name, again in again_cases(shape)]
     print("\n| all products of a step of 512 tokens | torch, s | vft, s | tokens/s of products alone, torch | vft | share of the register peak, torch | vft |\n|---|---|---|---|---|---|---|")
     for shape, name, again, *seconds in totals:
         done = 512 * (flops(shape) + again_flops(shape, again)) / 1e9
         shares = [f"{100 * done / s / peak:.0f} %" if peak else "" for s in seconds]
         print(f"| {shape}, {name} again | " + " | ".join([f"{s:.3f}" for s in seconds] + [f"{512 / s:.0f}" for s in seconds] + shares) + " |")
+
+
+def again_cases(shape):
+    # 16 layers are what the row of `auto` takes.
+    return [("nothing", {}), ("full checkpointing's", {"full": SHAPES[shape][3] - 1})] + [("gate and up of 16 layers", {"mlp": 16})] * (shape == "360M")
+
+
+def parts(a):
+    """All that a step of 512 tokens in bf16 computes, each part of it alone and at its fastest; of what is computed again the products and attention only."""
+    works, rank = {"135M": (2, 256), "360M": (1, 512)}, 8
+    found = {}
+    for shape, (sequences, length) in works.items():
+        v, c, f, l, h, k = SHAPES[shape]
+        command = [a.parts, *map(str, (sequences, length, v, c, f, h, k, rank, l))]
+        runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(a.rounds)]
+        own = least_products(a, shape)[1]
+        head = v / HEAD_ROWS[1] * sum(own[4])
+        layers = products_alone(shape, own, HEAD_ROWS[1], {}) - head
+        wide = 2 * rank * l * (2 * (c + h * (c // h)) + 2 * (c + k * (c // h)) + 3 * (c + f)) # of the adapters, in the frozen products' tiles
+        rate = (flops(shape) - 4 * v * c) / layers
+        seconds = {"frozen products of the layers": layers, "adapters' wide sides, at the products' rate": wide / rate}
+        seconds |= {name: min(run[name] for run in runs) for name in runs[0]}
+        found[shape] = (own, seconds)
+    print(f"| part | {', ms | '.join(works)}, ms |\n|---|" + "---|" * len(works))
+    for name in next(iter(found.values()))[1]:
+        print(f"| {name} | " + " | ".join(f"{1e3 * seconds[name]:.1f}" for _, seconds in found.values()) + " |")
+    print("\n| a step of 512 tokens | all parts, s | tokens/s |\n|---|---|---|")
+    for shape, (own, seconds) in found.items():
+        for name, again in again_cases(shape):
+            more = products_alone(shape, own, HEAD_ROWS[1], again) - products_alone(shape, own, HEAD_ROWS[1], {})
+            more += again.get("full", 0) / SHAPES[shape][3] * seconds["attention, forward"]
+            total = sum(seconds.values()) + more
+            print(f"| {shape}, {name} again | {total:.3f} | {512 / total:.0f} |")
 
 
 def start(a):
@@ -336,14 +371,14 @@ def start(a):
 
 
 def main():
-    tables = dict(compare=compare, products=products, checkpointing=checkpointing, growth=growth, plan=plan, decode=decode, start=start, losses=losses)
+    tables = dict(compare=compare, products=products, parts=parts, checkpointing=checkpointing, growth=growth, plan=plan, decode=decode, start=start, losses=losses)
     p = argparse.ArgumentParser()
     p.add_argument("vft"); p.add_argument("tables", nargs="*", choices=[[], *tables])
     p.add_argument("--rounds", type=int, default=3); p.add_argument("--limits", default=""); p.add_argument("--only", default="")
-    p.add_argument("--products", help="the bench of that name")
+    p.add_argument("--products", help="the bench of that name"); p.add_argument("--parts", help="the bench of that name")
     a = p.parse_args()
-    if not a.products and "products" in (a.tables or tables):
-        p.error("the table of products needs --products, as scripts/bench_vs_peft.sh gives it")
+    if not (a.products and a.parts) and {"products", "parts"} & set(a.tables or tables):
+        p.error("the tables of products and of parts need --products and --parts, as scripts/bench_vs_peft.sh gives them")
     print(f"{machine()}; limits {a.limits}")
     for name in a.tables or tables:
         print(f"\n## {name}\n")

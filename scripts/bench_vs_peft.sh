@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # vft against transformers + PEFT on this machine's CPU: scripts/bench_vs_peft.sh [TABLE ...] [--rounds 3]
-# Tables: compare products checkpointing growth plan decode start losses (all when none is named). Makes its own Python environment in the user's
+# Tables: compare products parts checkpointing growth plan decode start losses (all when none is named). Makes its own Python environment in the user's
 # cache (torch, transformers, peft, bitsandbytes), builds the release binary and prints Markdown.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +14,7 @@ cargo build --release --locked >&2
 limits() { cargo bench --locked --bench limits 2>/dev/null | grep '^{'; }
 "$cache/py/bin/pip" list 2>/dev/null | grep -iE "^(torch|transformers|peft|bitsandbytes) "; rustc --version
 limits # builds it, and shows the machine before
-products=$(cargo bench --locked --bench products --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p')
-"$cache/py/bin/python" scripts/bench_vs_peft.py "$CARGO_TARGET_DIR/release/vft" "$@" --products "$products" --limits "$(limits)"
+bench() { cargo bench --locked --bench "$1" --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p'; }
+products=$(bench products) parts=$(bench parts)
+"$cache/py/bin/python" scripts/bench_vs_peft.py "$CARGO_TARGET_DIR/release/vft" "$@" --products "$products" --parts "$parts" --limits "$(limits)"
 limits
