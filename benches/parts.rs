@@ -1,8 +1,9 @@
-//! What a training step in bf16 computes beside its layers' products, part by part: `cargo bench --bench parts -- SEQUENCES LENGTH V C F H K R LAYERS`
+//! What a training step in bf16 computes beside its layers' frozen products, part by part: `cargo bench --bench parts -- SEQUENCES LENGTH V C F H K R LAYERS`
 //! prints one line of JSON, the seconds that each takes in a step of all layers, the least of half a second's turns.
 //!
-//! Each part runs alone on operands that lie in a cache where they fit: the sum, with that of `products`, is what a step takes when nothing waits for memory.
-//! The wide sides of the adapters' products belong to the frozen ones (`ops/bf16_gemm`), and are not here; NF4's codes neither.
+//! Each part runs alone, on all cores, on operands that lie in a cache where they fit; the head's weight does not. With the layers' products (`products`) the sum
+//! estimates a step that waits for no memory. The wide sides of the adapters' products belong to the frozen ones (`ops/bf16_gemm`) and are not here, nor are
+//! NF4's codes.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
@@ -21,6 +22,10 @@ fn noise(n: usize) -> impl Iterator<Item = f32> {
     (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0)
 }
 
+fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
+    cx.from_slice(&noise(rows * cols).collect::<Vec<_>>(), &[rows, cols]).unwrap()
+}
+
 /// The shape, and what has been measured.
 struct Step {
     cx: Cx,
@@ -32,19 +37,30 @@ struct Step {
 
 impl Step {
     fn buf(&self, cols: usize) -> Buf {
-        let rows = self.sequences * self.length;
-        self.cx.from_slice(&noise(rows * cols).collect::<Vec<_>>(), &[rows, cols]).unwrap()
+        buf(&self.cx, self.sequences * self.length, cols)
     }
 
     /// Notes the seconds of `run` so many times, by the least of half a second's turns.
     fn part(&mut self, name: &str, times: usize, mut run: impl FnMut(&Cx) + Send) {
+        self.part_of(name, times, || (), |cx, ()| run(cx));
+    }
+
+    /// The same of `run` on what `prepare` gives, whose own time does not count.
+    fn part_of<T>(
+        &mut self,
+        name: &str,
+        times: usize,
+        prepare: impl Fn() -> T + Sync,
+        mut run: impl FnMut(&Cx, T) + Send,
+    ) {
         let cx = &self.cx;
         let least = cx.install(|| {
-            run(cx);
+            run(cx, prepare());
             let (begun, mut least) = (Instant::now(), f64::INFINITY);
             while begun.elapsed() < Duration::from_millis(500) {
+                let operands = prepare();
                 let start = Instant::now();
-                run(cx);
+                run(cx, operands);
                 least = least.min(start.elapsed().as_secs_f64());
             }
             least
@@ -81,18 +97,29 @@ impl Step {
         let (x, mut dy, mut dx) = (self.buf(c), self.buf(c), self.buf(c));
         let g = Vector::new(&self.cx, noise(c).collect::<Vec<_>>()).unwrap();
         let (_, r) = rms_norm::forward(&self.cx, &x, &g, 1e-5).unwrap();
-        self.part("norms", 2 * self.layers, |cx| {
+        self.part("norms", 2 * self.layers + 1, |cx| {
             drop(rms_norm::forward(cx, &x, &g, 1e-5).unwrap());
             rms_norm::backward(cx, &mut dy, &x, &g, &r, &mut dx).unwrap();
         });
     }
 
     fn swiglu(&mut self, f: usize) {
-        let (mut dh, mut gate, mut up) = (self.buf(f), self.buf(f), self.buf(f));
-        self.part("SwiGLU", self.layers, |cx| {
+        let rows = self.sequences * self.length;
+        let (gate, up) = (self.buf(f), self.buf(f));
+        self.part("SwiGLU, forward", self.layers, |cx| {
             drop(swiglu::forward(cx, &gate, &up).unwrap());
-            swiglu::backward(cx, &mut dh, &mut gate, &mut up).unwrap();
         });
+        // It writes over its operands.
+        let cx = Cx::cpu(DType::BF16, 0).unwrap();
+        let operands = || [(); 3].map(|()| buf(&cx, rows, f));
+        self.part_of(
+            "SwiGLU, backward",
+            self.layers,
+            operands,
+            |cx, [mut dh, mut gate, mut up]| {
+                swiglu::backward(cx, &mut dh, &mut gate, &mut up).unwrap();
+            },
+        );
     }
 
     /// The narrow products of adapters that share an input, and their gradients.
@@ -120,8 +147,9 @@ impl Step {
 
     fn head(&mut self, c: usize, v: usize) {
         let values = noise(v * c).map(bf16::from_f32).collect();
-        let (h, w) = (self.buf(c), Weight::from_bf16(values, v, c).unwrap());
-        let rows = self.sequences * self.length;
+        // The last token of a sequence has no label.
+        let rows = self.sequences * (self.length - 1);
+        let (h, w) = (buf(&self.cx, rows, c), Weight::from_bf16(values, v, c).unwrap());
         let (targets, coefficients) = (vec![7; rows], vec![0.1; rows]);
         let mut nll = vec![0.0; rows];
         self.part("head and loss", 1, |cx| {
@@ -130,9 +158,17 @@ impl Step {
         });
     }
 
-    fn optimizer(&mut self, parameters: usize) {
+    fn optimizer(&mut self, r: usize, sides: usize) {
         let mut arena = Arena::default();
-        arena.push("adapters", [parameters / 64, 64], &noise(parameters).collect::<Vec<_>>());
+        let values: Vec<f32> = noise(r * sides).collect();
+        let [a, b] = [("A", sides / 2), ("B", sides - sides / 2)]
+            .map(|(name, n)| arena.push(name, [r, n], &values[..r * n]));
+        for gradients in arena.gradients(&[[&a, &b]]).unwrap() {
+            if let Gradients::Host(da, db) = gradients {
+                da.fill(1e-3);
+                db.fill(1e-3);
+            }
+        }
         let config = AdamWConfig { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
         let mut optimizer = AdamW::new(config, &self.cx, &arena).unwrap();
         self.part("clipping and AdamW", 1, |cx| {
@@ -150,6 +186,7 @@ fn main() {
         println!("usage: cargo bench --bench parts -- SEQUENCES LENGTH V C F H K R LAYERS");
         return;
     };
+    assert!(c.is_multiple_of(h), "heads of C / H");
     let cx = Cx::cpu(DType::BF16, 0).unwrap();
     let mut step = Step { cx, sequences, length, layers, found: Vec::new() };
     let (size, kv) = (c / h, c / h * k);
@@ -161,6 +198,6 @@ fn main() {
     step.adapters("adapters of gate, up", r, c, &[f, f]);
     step.adapters("adapters of down", r, f, &[c]);
     step.head(c, v);
-    step.optimizer(layers * r * (2 * (c + c) + 2 * (c + kv) + 3 * (c + f)));
+    step.optimizer(r, layers * (2 * (c + c) + 2 * (c + kv) + 3 * (c + f)));
     println!("{{{}}}", step.found.join(", "));
 }

@@ -4,9 +4,9 @@ usage: python scripts/bench_vs_peft.py VFT [TABLE ...] [--rounds 3] [--limits JS
 LoRA r 8 on all linear layers but the head; tokens/s are medians over steps after the second, memory is the process's peak.
 FLOPs are those of the frozen products, forward and backward, by formula; causal attention is counted in the table of growth. What an aim
 needs of the register peak counts attention, the adapters' products and what vft computes again too: above 100 % no program reaches it here that
-computes as much.
+computes as much, but for the peak's own noise.
 """
-import argparse, json, os, platform, re, statistics, subprocess, sys, tempfile, time
+import argparse, functools, json, os, platform, re, statistics, subprocess, sys, tempfile, time
 
 # Rows of the head that are multiplied at a time: for torch such that logits stay near, for vft what its head takes (ops/head).
 HEAD_ROWS = (4096, 1024)
@@ -303,11 +303,12 @@ def losses(a):
     print(f"| held out | {p['held']:.5f} | {v['held']:.5f} | {v['held'] / p['held'] - 1:+.1e} |\n\nworst of {len(v['losses'])} steps: {worst:.1e}")
 
 
-def least_products(a, shape):
+@functools.cache
+def least_products(bench, rounds_of, shape):
     """Seconds of y and of dx for each weight, by torch and by vft, at 512 rows: the least of all rounds."""
     rounds = []
-    for _ in range(a.rounds):
-        commands = ([sys.executable, "-c", TORCH, "512"], [a.products, "512"])
+    for _ in range(rounds_of):
+        commands = ([sys.executable, "-c", TORCH, "512"], [bench, "512"])
         rounds.append([json.loads(subprocess.run([*command, *weights(shape, part)], check=True, capture_output=True, text=True).stdout) for command, part in zip(commands, HEAD_ROWS)])
     return [[[min(r[side][w][i] for r in rounds) for i in (0, 1)] for w in weights(shape, part)] for side, part in enumerate(HEAD_ROWS)]
 
@@ -318,7 +319,7 @@ def products(a):
     limits, totals = json.loads(a.limits) if a.limits else {}, []
     peak = limits.get("bf16_gflops")
     for shape in ("135M", "360M"):
-        both = least_products(a, shape)
+        both = least_products(a.products, a.rounds, shape)
         for i, names in enumerate(zip(*(weights(shape, part) for part in HEAD_ROWS))):
             rates = [1024 * out * inp / s / 1e9 for side, name in zip(both, names) for out, inp in [map(int, name.split("x"))] for s in side[i]]
             print(f"| {shape} | {' / '.join(dict.fromkeys(names)).replace('x', ' x ')} | " + " | ".join(f"{r:.0f}" for r in rates) + " |", flush=True)
@@ -343,7 +344,7 @@ def parts(a):
         v, c, f, l, h, k = SHAPES[shape]
         command = [a.parts, *map(str, (sequences, length, v, c, f, h, k, rank, l))]
         runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(a.rounds)]
-        own = least_products(a, shape)[1]
+        own = least_products(a.products, a.rounds, shape)[1]
         head = v / HEAD_ROWS[1] * sum(own[4])
         layers = products_alone(shape, own, HEAD_ROWS[1], {}) - head
         wide = 2 * rank * l * (2 * (c + h * (c // h)) + 2 * (c + k * (c // h)) + 3 * (c + f)) # of the adapters, in the frozen products' tiles

@@ -11,4 +11,4 @@ pub mod peft;
 pub mod room;
 pub mod run_manifest;
 pub mod run_state;
-pub mod tensors;
+pub(crate) mod tensors;

@@ -1,7 +1,6 @@
 //! Tensors as a safetensors file, from where they lie: what may be as large as an optimizer's state is not copied to be written.
 //!
-//! The bytes are those of `safetensors::serialize`: the header's length (8 bytes, little endian), the header padded with spaces to whole
-//! 8 bytes, the values; by falling dtype, then by name.
+//! A file is the header's length (8 bytes, little endian), the header padded with spaces to whole 8 bytes, the values.
 
 use super::atomic::io_problem;
 use super::disk::Disk;
@@ -11,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Writes named tensors, with `metadata` where there is some.
+/// Writes named tensors, with `metadata` where there is some: the bytes of `safetensors::serialize`, by falling dtype, then by name.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -36,7 +35,7 @@ pub(super) fn write(
 ///
 /// # Errors
 /// When a tensor's bytes are not those of its dtype and shape.
-pub fn header<'a>(
+pub(crate) fn header<'a>(
     tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], usize)>,
     metadata: Option<HashMap<String, String>>,
 ) -> anyhow::Result<Vec<u8>> {

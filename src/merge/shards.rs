@@ -8,6 +8,7 @@ use super::plan::Piece;
 use super::proceed;
 use crate::checkpoint::atomic::io_problem;
 use crate::checkpoint::tensors::header;
+use crate::error::{Problem, UserError};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -70,8 +71,10 @@ fn write_file(path: &Path, pieces: &[Piece], stop: &AtomicBool) -> Result<()> {
     let tensors = pieces
         .iter()
         .map(|p| (p.name.as_str(), p.source.dtype, &p.source.shape[..], p.source.bytes().len()));
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    out.write_all(&header(tensors, Some(format))?).map_err(io)?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let header = header(tensors, Some(metadata))
+        .map_err(|e| UserError::from(Problem::in_file(path, format!("cannot be written: {e}"))))?;
+    out.write_all(&header).map_err(io)?;
     let mut narrow = Vec::new();
     for piece in pieces {
         if piece.is_copy() {

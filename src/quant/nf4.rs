@@ -114,7 +114,8 @@ impl Nf4 {
         }
     }
 
-    /// The scale of block `b`: in loops of kernels, which the compiler leaves a call each unless told.
+    /// The scale of block `b`.
+    // A call in their loops keeps kernels from holding anything in registers: decoding took 2.5 times as long.
     #[inline(always)]
     pub(crate) fn scale(&self, b: usize) -> f32 {
         match &self.absmax {

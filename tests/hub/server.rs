@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use vft::hex::hex;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ fn serve(
 
 /// The etag of contents: 64 digits of SHA-256 for large files, 40 digits for others.
 pub(crate) fn etag(body: &[u8], large: bool) -> String {
-    let hash: String = Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect();
+    let hash = hex(&Sha256::digest(body));
     if large { hash } else { hash[..40].to_owned() }
 }
 

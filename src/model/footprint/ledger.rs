@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 /// A buffer that is out: its bytes, and those of an element.
 pub(super) type Held = (usize, usize);
 
+/// The buffers of a pass, counted.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// Of each kind how many are out, and the most that were.
     out: BTreeMap<Held, (usize, usize)>,
-    /// Bytes that are out, and the most that were.
+    /// Bytes that are out.
     now: usize,
+    /// The most that were.
     most: usize,
 }
 
@@ -33,6 +35,7 @@ impl Ledger {
             self.now -= held.0;
         }
     }
+
     /// Bytes of a pool that keeps what was given back, by size.
     pub(super) fn pooled(&self) -> usize {
         self.out.iter().map(|((bytes, _), (_, most))| bytes * most).sum()

@@ -1,9 +1,8 @@
 //! The memory that a training pass takes for activations, by the order in which the passes take buffers and give them back.
 //!
 //! On the CPU the pool keeps what was given back, by size: what is needed is, for each size, the most buffers that are out at a time.
-//! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. Sequences here mirror
-//! `layer/{attend,mlp}.rs`, `head.rs` and `decoder.rs`; a test compares them with what a real pass takes. The first adapted layer's
-//! way back counts as a whole, wherever it ends: that tells only where no layer comes after it.
+//! On a device the driver's pool shares: what is needed is the most bytes that are out at a time. A test compares both with what a
+//! real pass takes.
 
 mod ledger;
 mod pass;

@@ -1,4 +1,5 @@
-//! The buffers of a training pass in the order in which it takes them and gives them back.
+//! The buffers of a training pass in the order in which it takes them and gives them back: a mirror of `layer/{attend,mlp}.rs`, `head.rs`
+//! and `decoder.rs`. The first adapted layer's way back counts as a whole, wherever it ends: that tells only where no layer comes after it.
 
 use super::Shape;
 use super::ledger::{Held, Ledger};
