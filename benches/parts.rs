@@ -7,9 +7,11 @@
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
+mod shared;
+
 use candle_core::DType;
 use half::bf16;
-use std::time::{Duration, Instant};
+use shared::{buf, least, noise};
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
@@ -17,14 +19,6 @@ use vft::ops::{Buf, Cx, Mirror, Vector, Weight, head, rms_norm, swiglu};
 use vft::optim::Arena;
 use vft::optim::adamw::{AdamW, AdamWConfig};
 use vft::optim::arena::clip_factor;
-
-fn noise(n: usize) -> impl Iterator<Item = f32> {
-    (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0)
-}
-
-fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
-    cx.from_slice(&noise(rows * cols).collect::<Vec<_>>(), &[rows, cols]).unwrap()
-}
 
 /// The shape, and what has been measured.
 struct Step {
@@ -40,32 +34,21 @@ impl Step {
         buf(&self.cx, self.sequences * self.length, cols)
     }
 
-    /// Notes the seconds of `run` so many times, by the least of half a second's turns.
+    /// Notes the seconds of `run` so many times.
     fn part(&mut self, name: &str, times: usize, mut run: impl FnMut(&Cx) + Send) {
-        self.part_of(name, times, || (), |cx, ()| run(cx));
+        self.part_of(name, times, |_| (), |cx, ()| run(cx));
     }
 
-    /// The same of `run` on what `prepare` gives, whose own time does not count.
+    /// The same of `run` on what `prepare` gives.
     fn part_of<T>(
         &mut self,
         name: &str,
         times: usize,
-        prepare: impl Fn() -> T + Sync,
-        mut run: impl FnMut(&Cx, T) + Send,
+        prepare: impl Fn(&Cx) -> T + Sync,
+        run: impl FnMut(&Cx, T) + Send,
     ) {
-        let cx = &self.cx;
-        let least = cx.install(|| {
-            run(cx, prepare());
-            let (begun, mut least) = (Instant::now(), f64::INFINITY);
-            while begun.elapsed() < Duration::from_millis(500) {
-                let operands = prepare();
-                let start = Instant::now();
-                run(cx, operands);
-                least = least.min(start.elapsed().as_secs_f64());
-            }
-            least
-        });
-        self.found.push(format!("\"{name}\": {:e}", least * times as f64));
+        let seconds = least(&self.cx, 0.5, prepare, run) * times as f64;
+        self.found.push(format!("\"{name}\": {seconds:e}"));
     }
 
     fn attention(&mut self, heads: Heads) {
@@ -110,16 +93,11 @@ impl Step {
             drop(swiglu::forward(cx, &gate, &up).unwrap());
         });
         // It writes over its operands.
-        let cx = Cx::cpu(DType::BF16, 0).unwrap();
-        let operands = || [(); 3].map(|()| buf(&cx, rows, f));
-        self.part_of(
-            "SwiGLU, backward",
-            self.layers,
-            operands,
-            |cx, [mut dh, mut gate, mut up]| {
-                swiglu::backward(cx, &mut dh, &mut gate, &mut up).unwrap();
-            },
-        );
+        let operands = |cx: &Cx| [(); 3].map(|()| buf(cx, rows, f));
+        let backward = |cx: &Cx, [mut dh, mut gate, mut up]: [Buf; 3]| {
+            swiglu::backward(cx, &mut dh, &mut gate, &mut up).unwrap();
+        };
+        self.part_of("SwiGLU, backward", self.layers, operands, backward);
     }
 
     /// The narrow products of adapters that share an input, and their gradients.

@@ -6,33 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
+mod shared;
+
 use candle_core::DType;
 use half::bf16;
-use std::time::{Duration, Instant};
+use shared::{buf, least, noise};
 use vft::ops::linear::{self, Back, Plus};
-use vft::ops::{Buf, Cx, Weight};
-
-fn noise(n: usize) -> impl Iterator<Item = f32> {
-    (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0)
-}
-
-fn buf(cx: &Cx, rows: usize, cols: usize) -> Buf {
-    cx.from_slice(&noise(rows * cols).collect::<Vec<_>>(), &[rows, cols]).unwrap()
-}
-
-/// Seconds of `run`, the least of a second's turns.
-fn least(cx: &Cx, run: impl Fn() + Sync) -> f64 {
-    cx.install(|| {
-        run();
-        let (begun, mut least) = (Instant::now(), f64::INFINITY);
-        while begun.elapsed() < Duration::from_secs(1) {
-            let start = Instant::now();
-            run();
-            least = least.min(start.elapsed().as_secs_f64());
-        }
-        least
-    })
-}
+use vft::ops::{Cx, Weight};
 
 fn main() {
     // Cargo adds an option of its own.
@@ -51,9 +31,10 @@ fn main() {
             let w = Weight::from_bf16(noise(out * inp).map(bf16::from_f32).collect(), out, inp)
                 .unwrap();
             let (x, dy) = (buf(&cx, rows, inp), buf(&cx, rows, out));
-            let y = least(&cx, || drop(linear::forward(&cx, &x, &w, Plus::default()).unwrap()));
+            let seconds = |run: &(dyn Fn(&Cx) + Sync)| least(&cx, 1.0, |_| (), |cx, ()| run(cx));
+            let y = seconds(&|cx| drop(linear::forward(cx, &x, &w, Plus::default()).unwrap()));
             let back = || Back { dy: &dy, weight: &w, low_rank: None };
-            let dx = least(&cx, || drop(linear::backward(&cx, &[back()]).unwrap()));
+            let dx = seconds(&|cx| drop(linear::backward(cx, &[back()]).unwrap()));
             format!("\"{weight}\": [{y:e}, {dx:e}]")
         })
         .collect();
