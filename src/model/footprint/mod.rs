@@ -59,7 +59,7 @@ pub fn activations(shape: &Shape<'_>) -> Activations {
 /// buffer has room for rounded lengths too.
 fn segments(shape: &Shape<'_>) -> usize {
     let s = shape.spec;
-    let segments = (shape.longest * s.heads / s.kv_heads.max(1) / 1024).min(8);
+    let segments = s.attention().segments(shape.longest);
     if !shape.bf16_attention || segments < 2 {
         return 0;
     }

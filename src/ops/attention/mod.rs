@@ -21,6 +21,10 @@ use std::ops::Range;
 
 /// Channels of a head that the kernels have room for.
 pub const MOST_CHANNELS: usize = 256;
+/// Rows of a segment at least, each a query and a head of a group ([`Heads::segments`]); and segments at most, because the f32 gradients of all take linear memory.
+const SEGMENT: usize = 576;
+const SEGMENTS: usize = 8;
+
 /// One sequence: its rows in q and its rows in k and v.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -108,6 +112,12 @@ impl Heads {
     /// Keys (relative to the span) that the query at absolute position `p` may see.
     pub(super) fn visible(self, p: usize) -> Range<usize> {
         self.window.map_or(0, |w| (p + 1).saturating_sub(w))..p + 1
+    }
+
+    /// Segments of the queries of a sequence whose gradients of keys and values are summed apart, in bf16 on the CPU: enough that the heads of one long sequence are
+    /// tasks for all cores.
+    pub fn segments(self, queries: usize) -> usize {
+        (queries * (self.heads / self.kv_heads.max(1)) / SEGMENT).clamp(1, SEGMENTS)
     }
 
     /// Sizes and scale as the kernels take them.

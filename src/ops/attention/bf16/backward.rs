@@ -37,11 +37,6 @@ use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
 use crate::ops::spread::spread;
 
-/// Packed rows that make a segment worth its own `dK` and `dV`.
-const SEGMENT: usize = 1024;
-/// Segments of a span at most: the f32 gradients of all take linear memory.
-const SEGMENTS: usize = 8;
-
 /// The operands, as they come.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
@@ -152,21 +147,20 @@ pub(in super::super) fn backward(
 /// No fewer elements than the segments of spans take that have so many queries in all and the longest so many, each with as many keys
 /// as queries; for groups of up to 512 heads.
 fn most_sums(tokens: usize, longest: usize, heads: Heads) -> usize {
-    let segments = longest * heads.group() / SEGMENT;
+    let segments = heads.segments(longest);
     if segments < 2 {
         return 0;
     }
     // Of n segments of equal length, but for rounding, the i-th sees i/n of the keys: (n + 1)/2 times all of them, K and V. Rounding
     // up lengths and keys takes no more than the keys once more each.
-    tokens * heads.kv_heads * (segments.min(SEGMENTS) + 3) * heads.lanes()
+    tokens * heads.kv_heads * (segments + 3) * heads.lanes()
 }
 
 /// Divides the packed rows of a (span, head), by their number alone.
 fn segments(span: &Span, kv_head: usize, heads: Heads) -> impl Iterator<Item = Task<'_>> {
     let group = heads.group();
     let all = span.q.len() * group;
-    let count = (all / SEGMENT).clamp(1, SEGMENTS);
-    let step = all.div_ceil(count).next_multiple_of(CHUNK).max(1);
+    let step = all.div_ceil(heads.segments(span.q.len())).next_multiple_of(CHUNK).max(1);
     // A span without queries still has a task: its keys get zeros.
     (0..all.max(1)).step_by(step).map(move |first| {
         let rows = first..(first + step).min(all);
