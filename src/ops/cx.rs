@@ -15,6 +15,7 @@ use super::buf::Buf;
 use super::on_gpu::OnGpu;
 use super::pool::Pool;
 use super::simd;
+use super::soon::{Places, Soon};
 use crate::gpu::{self, Gpu, Memory};
 use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::{bf16, f16};
@@ -27,6 +28,7 @@ pub struct Cx {
     compute: DType,
     products: DType,
     bf16_products: bool,
+    soon: Soon,
     poison: AtomicBool,
 }
 
@@ -58,6 +60,7 @@ impl Cx {
             compute,
             products: compute,
             bf16_products,
+            soon: Soon::new(),
             poison: AtomicBool::new(false),
         })
     }
@@ -69,8 +72,8 @@ impl Cx {
     pub fn on_gpu(compute: DType, gpu: Arc<Gpu>) -> Result<Self> {
         gpu::suffix(compute)?;
         let engine = Engine::Gpu(OnGpu { gpu, compute });
-        let poison = AtomicBool::new(false);
-        Ok(Self { engine, compute, products: compute, bf16_products: false, poison })
+        let (soon, poison) = (Soon::new(), AtomicBool::new(false));
+        Ok(Self { engine, compute, products: compute, bf16_products: false, soon, poison })
     }
 
     /// Mixed precision: an f32 context whose products take their operands in `products`: bf16, on a device also f16.
@@ -107,6 +110,19 @@ impl Cx {
     /// Whether values between ops are bf16 and the CPU has instructions for rows of them.
     pub fn has_bf16_rows(&self) -> bool {
         self.bf16_products && self.compute == DType::BF16
+    }
+
+    /// Says what is read soon after the next product, in place of what was said before: up to four buffers that are no longer in a cache. While a product in bf16 is
+    /// computed they are asked for; nothing else depends on it.
+    pub fn soon(&self, bufs: &[&Buf]) {
+        if self.bf16_products {
+            self.soon.say(bufs);
+        }
+    }
+
+    /// What was said to be read soon, once.
+    pub(super) fn take_soon(&self) -> Places {
+        self.soon.take()
     }
 
     /// The device, if this context is on one.

@@ -34,6 +34,7 @@ pub mod rope;
 pub mod rows;
 mod shared;
 pub mod simd;
+mod soon;
 mod spread;
 pub mod swiglu;
 pub mod value;

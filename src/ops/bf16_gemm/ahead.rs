@@ -2,8 +2,9 @@
 
 /// `rows` pieces of `bytes`, `stride` apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ahead {
-    pub(super) start: *const u8,
+pub(in crate::ops) struct Ahead {
+    /// An address, through which nothing is read here.
+    pub(super) start: usize,
     pub(super) rows: usize,
     pub(super) bytes: usize,
     pub(super) stride: usize,
@@ -11,32 +12,56 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Nothing.
-    pub(super) const NOTHING: Self = Self { start: std::ptr::null(), rows: 0, bytes: 0, stride: 0 };
+    pub(in crate::ops) const NOTHING: Self = Self { start: 0, rows: 0, bytes: 0, stride: 0 };
+
+    /// All of some values.
+    pub(in crate::ops) fn all<T>(values: &[T]) -> Self {
+        let (start, bytes) = (values.as_ptr().addr(), size_of_val(values));
+        Self { start, rows: usize::from(bytes > 0), bytes, stride: 0 }
+    }
+
+    /// Part `i` of `of`, in whole lines, of what lies in one piece.
+    pub(super) fn part(self, i: usize, of: usize) -> Self {
+        let at = |i: usize| (self.bytes * i / of).next_multiple_of(LINE).min(self.bytes);
+        let (first, end) = (at(i), at(i + 1));
+        let rows = self.rows.min(usize::from(end > first));
+        Self { start: self.start + first, rows, bytes: end - first, ..self }
+    }
+
+    /// As many lines as it can lie in, wherever its pieces begin.
+    fn lines(&self) -> usize {
+        self.rows * ((self.bytes + LINE - 2) / LINE + 1)
+    }
 }
 
-/// The cache lines of what is ahead, asked for one by one. The last lines come just in time: what comes early is gone from the L2 cache
-/// again, because all rows of x pass through it beside one panel.
+const LINE: usize = 64;
+
+/// The cache lines of what is ahead, asked for one by one. What the ops behind the product read comes at once, to be in a cache at all; the last lines, of the next
+/// panel's weights, just in time: what comes early is gone from the L2 cache again, because all rows of x pass through it beside one panel.
 pub(super) struct Lines<'a> {
-    /// What comes after `now`.
+    /// What comes after `now`, at once and in time.
+    soon: &'a [Ahead],
     ahead: &'a [Ahead],
     now: Ahead,
-    at: *const u8,
-    /// Pairs before the first is asked for.
+    at: usize,
+    /// Pairs before the first of `ahead` is asked for.
     wait: usize,
 }
 
 impl<'a> Lines<'a> {
-    const BYTES: usize = 64;
     /// Pairs of the inner dimension from one line to the next: some hundred cycles of a whole tile, in which the memory gives several.
     const APART: usize = 4;
 
-    /// Over the last of so many pairs.
-    pub(super) fn new(ahead: &'a [Ahead], pairs: usize) -> Self {
-        // As many as a piece can lie in, wherever it begins.
-        let of = |a: &Ahead| a.rows * ((a.bytes + Self::BYTES - 2) / Self::BYTES + 1);
-        let lines: usize = ahead.iter().map(of).sum();
-        let wait = pairs.saturating_sub(lines * Self::APART);
-        Self { ahead, now: Ahead::NOTHING, at: std::ptr::null(), wait }
+    /// Nothing.
+    pub(super) const NONE: Self =
+        Self { soon: &[], ahead: &[], now: Ahead::NOTHING, at: 0, wait: 0 };
+
+    /// Over so many pairs: `ahead` over the last, `soon` over the first where there are enough for both.
+    pub(super) fn new(soon: &'a [Ahead], ahead: &'a [Ahead], pairs: usize) -> Self {
+        let of = |all: &[Ahead]| all.iter().map(Ahead::lines).sum::<usize>() * Self::APART;
+        let left = pairs.saturating_sub(of(ahead));
+        let (soon, wait) = left.checked_sub(of(soon)).map_or((&[][..], left), |wait| (soon, wait));
+        Self { soon, ahead, wait, ..Self::NONE }
     }
 
     /// Asks for the next line when it is time: for how many of the next `pairs`, at least one of them, nothing else is to be asked for.
@@ -44,21 +69,28 @@ impl<'a> Lines<'a> {
     #[cfg(target_arch = "x86_64")]
     pub(super) fn ask(&mut self, pairs: usize) -> usize {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        if self.wait > 0 {
-            let pairs = pairs.min(self.wait);
-            self.wait -= pairs;
-            return pairs;
-        }
         while self.now.rows == 0 {
-            let Some((first, rest)) = self.ahead.split_first() else { return pairs };
-            (self.now, self.at, self.ahead) = (*first, first.start, rest);
+            let next = if let Some((first, rest)) = self.soon.split_first() {
+                self.soon = rest;
+                first
+            } else if self.wait > 0 {
+                let pairs = pairs.min(self.wait);
+                self.wait -= pairs;
+                return pairs;
+            } else if let Some((first, rest)) = self.ahead.split_first() {
+                self.ahead = rest;
+                first
+            } else {
+                return pairs;
+            };
+            (self.now, self.at) = (*next, next.start);
         }
         let Ahead { start, rows, bytes, stride } = self.now;
         // SAFETY: asking for an address that nobody may read does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
-        self.at = self.at.wrapping_add(Self::BYTES);
-        if self.at as usize & !(Self::BYTES - 1) >= start as usize + bytes {
-            self.at = start.wrapping_add(stride);
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(self.at)) };
+        self.at += LINE;
+        if self.at & !(LINE - 1) >= start + bytes {
+            self.at = start + stride;
             self.now = Ahead { start: self.at, rows: rows - 1, bytes, stride };
         }
         pairs.min(Self::APART)
@@ -69,29 +101,56 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
+    /// How far off the first line of `ahead` was asked for, over so many pairs; all of `ahead` must be in the end.
+    fn waited(soon: &[Ahead], ahead: &[Ahead], pairs: usize) -> usize {
+        let mut lines = Lines::new(soon, ahead, pairs);
+        let (mut done, mut waited) = (0, 0);
+        while done < pairs {
+            let left = (pairs - done).min(288);
+            let asked = lines.ask(left);
+            assert!((1..=left).contains(&asked));
+            done += asked;
+            if lines.ahead.len() == ahead.len() {
+                waited = done;
+            }
+        }
+        assert_eq!((lines.now.rows, lines.ahead.len()), (0, 0), "{ahead:?} after {soon:?}");
+        waited
+    }
+
     #[test]
     fn the_last_pair_finds_every_line_asked_for() {
-        const PAIRS: usize = 10_000;
-        let weights = vec![0u8; 1 << 16];
-        for from in 0..Lines::BYTES {
-            let start = weights[from..].as_ptr();
+        let memory = vec![0u8; 1 << 16];
+        for from in 0..LINE {
+            let start = memory[from..].as_ptr().addr();
             let ahead = [(1, 20_000, 0), (300, 96, 200), (90, 66, 640)]
                 .map(|(rows, bytes, stride)| Ahead { start, rows, bytes, stride });
             for ahead in [&ahead[..1], &ahead[1..2], &ahead[2..], &ahead[..]] {
-                let mut lines = Lines::new(ahead, PAIRS);
-                let (mut done, mut waited) = (0, 0);
-                while done < PAIRS {
-                    let left = (PAIRS - done).min(288);
-                    let pairs = lines.ask(left);
-                    assert!((1..=left).contains(&pairs));
-                    done += pairs;
-                    if lines.wait > 0 {
-                        waited = done;
-                    }
-                }
-                assert_eq!((lines.now.rows, lines.ahead.len()), (0, 0), "{ahead:?} from {from}");
+                let waited = waited(&[], ahead, 10_000);
                 assert!(waited > 1_000, "{ahead:?}: from pair {waited} on");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_soon_leaves_time_for_the_weights() {
+        let memory = vec![0u8; 20_000];
+        let (all, weights) = (Ahead::all(&memory), [Ahead::all(&memory[..6_400])]);
+        assert!(waited(&[all], &weights, 2_000) > 1_500, "beside each other");
+        assert!(waited(&[all], &weights, 1_000) > 500, "alone");
+    }
+
+    #[test]
+    fn parts_of_a_piece_are_all_of_it() {
+        let memory = vec![0u8; 10_000];
+        for of in [1, 3, 7, 200] {
+            let mut end = memory.as_ptr().addr();
+            for part in (0..of).map(|i| Ahead::all(&memory).part(i, of)) {
+                assert_eq!(part.start, end);
+                assert_eq!(part.rows == 0, part.bytes == 0);
+                end += part.bytes;
+            }
+            assert_eq!(end, memory.as_ptr().addr() + memory.len());
         }
     }
 }

@@ -9,6 +9,7 @@ use super::source::{self, Source};
 use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
+use crate::ops::soon::Places;
 use crate::ops::spread::spread_then;
 use candle_core::{Result, bail};
 use half::bf16;
@@ -75,6 +76,10 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         narrow::run(&narrow);
     }
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
+    let (count, soon) = (tasks.len(), cx.take_soon());
+    for (i, task) in tasks.iter_mut().enumerate() {
+        task.soon = soon.map(|place| place.part(i, count));
+    }
     tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
     let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
     // What is not done yet when no panel is left was, as a rule, taken last; some of it may not have begun.
@@ -123,6 +128,8 @@ struct Task<'a> {
     take: usize,
     /// The first row that nobody has taken.
     next: AtomicUsize,
+    /// Its part of what is read after the product.
+    soon: Places,
 }
 
 fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
@@ -142,6 +149,7 @@ fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
         take,
         columns: first..(first + vectors * 16).min(p.columns),
         next: AtomicUsize::new(0),
+        soon: [Ahead::NOTHING; _],
     })
 }
 
@@ -186,7 +194,7 @@ impl Task<'_> {
             let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
             let (mut segments, mut count, mut laid) = ([empty; TERMS], 0, None);
             let ahead = next.map_or([Ahead::NOTHING; TERMS], Self::places);
-            let mut lines = Lines::new(&[], 0);
+            let mut lines = Lines::NONE;
             loop {
                 for part in (0..pairs).step_by(depth).map(|at| at..(at + depth).min(pairs)) {
                     if laid != Some(part.start) {
@@ -194,8 +202,10 @@ impl Task<'_> {
                         laid = Some(part.start);
                         // All rows that are left meet a panel that is laid out once; these alone meet the last of several parts.
                         let rows = if pairs > depth { range.len() } else { p.rows - range.start };
+                        let first = part.start == 0 && range.start == 0;
+                        let soon = if first { &self.soon[..] } else { &[] };
                         let ahead = if part.end == pairs { &ahead[..] } else { &[] };
-                        lines = Lines::new(ahead, part.len() * rows.div_ceil(ROWS[V]));
+                        lines = Lines::new(soon, ahead, part.len() * rows.div_ceil(ROWS[V]));
                     }
                     let tiles = Tiles {
                         segments: &segments[..count],

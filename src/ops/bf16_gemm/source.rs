@@ -58,8 +58,8 @@ impl<'a> Source<'a> {
             (columns.start, columns.len(), self.rows)
         };
         let (start, bytes, stride) = match self.stored {
-            Stored::Bf16(v) => (v.as_ptr().wrapping_add(first).cast(), 2 * len, 2 * self.cols),
-            Stored::Nf4(q) => (q.packed.as_ptr().wrapping_add(first / 2), len / 2, self.cols / 2),
+            Stored::Bf16(v) => (v.as_ptr().addr() + 2 * first, 2 * len, 2 * self.cols),
+            Stored::Nf4(q) => (q.packed.as_ptr().addr() + first / 2, len / 2, self.cols / 2),
             // Adapters are small and near already.
             Stored::F32(..) => return Ahead::NOTHING,
         };
