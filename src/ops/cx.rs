@@ -1,8 +1,8 @@
 //! The context of every op: where buffers come from, what computes (this processor's threads or a CUDA device), and how values
 //! between ops are rounded.
 //!
-//! Ops take `&Cx`: the pool is behind a lock because buffers find their own way back when dropped, and everything else here is
-//! read-only during a run. Threads are rayon's current pool: the caller installs one ([`Cx::install`]). Values between
+//! Ops take `&Cx`: the pool is behind a lock because buffers find their own way back when dropped, what is to be prefetched because it is said during a run;
+//! everything else here is read-only then. Threads are rayon's current pool: the caller installs one ([`Cx::install`]). Values between
 //! ops are stored in the compute dtype; products take their operands in the products' dtype, which is another one in mixed
 //! precision ([`super::operand`]).
 //!
@@ -10,12 +10,12 @@
 //! ([`Cx::set_token_capacity`]), so that after the first steps every request is met by a buffer given back earlier. Unused room is
 //! never touched and so never resident.
 
-use super::bf16_gemm;
+use super::bf16_gemm::{self, Places};
 use super::buf::Buf;
 use super::on_gpu::OnGpu;
 use super::pool::Pool;
+use super::prefetch::Prefetch;
 use super::simd;
-use super::soon::{Places, Soon};
 use crate::gpu::{self, Gpu, Memory};
 use candle_core::{CpuStorage, DType, Error, Result, bail};
 use half::{bf16, f16};
@@ -28,7 +28,7 @@ pub struct Cx {
     compute: DType,
     products: DType,
     bf16_products: bool,
-    soon: Soon,
+    prefetch: Prefetch,
     poison: AtomicBool,
 }
 
@@ -60,7 +60,7 @@ impl Cx {
             compute,
             products: compute,
             bf16_products,
-            soon: Soon::new(),
+            prefetch: Prefetch::new(),
             poison: AtomicBool::new(false),
         })
     }
@@ -72,8 +72,8 @@ impl Cx {
     pub fn on_gpu(compute: DType, gpu: Arc<Gpu>) -> Result<Self> {
         gpu::suffix(compute)?;
         let engine = Engine::Gpu(OnGpu { gpu, compute });
-        let (soon, poison) = (Soon::new(), AtomicBool::new(false));
-        Ok(Self { engine, compute, products: compute, bf16_products: false, soon, poison })
+        let (prefetch, poison) = (Prefetch::new(), AtomicBool::new(false));
+        Ok(Self { engine, compute, products: compute, bf16_products: false, prefetch, poison })
     }
 
     /// Mixed precision: an f32 context whose products take their operands in `products`: bf16, on a device also f16.
@@ -112,17 +112,17 @@ impl Cx {
         self.bf16_products && self.compute == DType::BF16
     }
 
-    /// Says what is read soon after the next product, in place of what was said before: up to four buffers that are no longer in a cache. While a product in bf16 is
-    /// computed they are asked for; nothing else depends on it.
-    pub fn soon(&self, bufs: &[&Buf]) {
+    /// Has up to four buffers prefetched while the next product in bf16 is computed, in place of those of an earlier call: what ops behind it read that was written
+    /// long ago. A hint; in f32 and on a device there is none.
+    pub fn prefetch(&self, bufs: &[&Buf]) {
         if self.bf16_products {
-            self.soon.say(bufs);
+            self.prefetch.say(bufs);
         }
     }
 
-    /// What was said to be read soon, once.
-    pub(super) fn take_soon(&self) -> Places {
-        self.soon.take()
+    /// What is to be prefetched, once.
+    pub(super) fn take_prefetch(&self) -> Places {
+        self.prefetch.take()
     }
 
     /// The device, if this context is on one.

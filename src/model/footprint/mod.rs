@@ -59,7 +59,7 @@ pub fn activations(shape: &Shape<'_>) -> Activations {
 /// buffer has room for rounded lengths too.
 fn segments(shape: &Shape<'_>) -> usize {
     let s = shape.spec;
-    let segments = s.attention().segments(shape.longest);
+    let segments = s.attention().segment_count(shape.longest);
     if !shape.bf16_attention || segments < 2 {
         return 0;
     }

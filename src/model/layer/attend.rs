@@ -90,7 +90,7 @@ impl Layer {
             linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
             return Ok(None);
         }
-        cx.soon(&[&s.q, &s.k, &s.v, &s.o]);
+        cx.prefetch(&[&s.q, &s.k, &s.v, &s.o]);
         let do_ = linear::backward(cx, arena, &outputs, &dus, dropout)?;
         linear::gradients(cx, arena, &s.o, &outputs, &dus, dropout)?;
         drop((dus, dy));
@@ -106,7 +106,7 @@ impl Layer {
         let (h, dx) = if first {
             (rms_norm::recompute(cx, x, &self.norm1, &s.r)?, None)
         } else {
-            cx.soon(&[x]);
+            cx.prefetch(&[x]);
             let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
             let mut dx = dx2; // the residual path
             rms_norm::backward(cx, &mut h, x, &self.norm1, &s.r, &mut dx)?;

@@ -72,7 +72,7 @@ impl Layer {
         let (h, dx2) = if ends {
             (rms_norm::recompute(cx, x2, &self.norm2, &s.r)?, None)
         } else {
-            cx.soon(&[x2]);
+            cx.prefetch(&[x2]);
             let mut h = linear::backward(cx, arena, &outputs, &dus, dropout)?; // (N, C): dh
             let mut dx2 = dy; // the residual path
             rms_norm::backward(cx, &mut h, x2, &self.norm2, &s.r, &mut dx2)?;

@@ -21,8 +21,9 @@ use std::ops::Range;
 
 /// Channels of a head that the kernels have room for.
 pub const MOST_CHANNELS: usize = 256;
-/// Rows of a segment at least, each a query and a head of a group ([`Heads::segments`]); and segments at most, because the f32 gradients of all take linear memory.
+/// Packed rows, each a query and one of the heads that share a key, that make a segment worth sums of its own ([`Heads::segment_count`]).
 const SEGMENT: usize = 576;
+/// Segments of a span at most: the f32 gradients of all take linear memory.
 const SEGMENTS: usize = 8;
 
 /// One sequence: its rows in q and its rows in k and v.
@@ -114,10 +115,14 @@ impl Heads {
         self.window.map_or(0, |w| (p + 1).saturating_sub(w))..p + 1
     }
 
-    /// Segments of the queries of a sequence whose gradients of keys and values are summed apart, in bf16 on the CPU: enough that the heads of one long sequence are
-    /// tasks for all cores.
-    pub fn segments(self, queries: usize) -> usize {
-        (queries * (self.heads / self.kv_heads.max(1)) / SEGMENT).clamp(1, SEGMENTS)
+    /// Query heads to a key/value head.
+    fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Segments of so many queries of a span whose gradients of keys and values are summed apart, in bf16 on the CPU: one long sequence has more tasks than heads.
+    pub fn segment_count(self, queries: usize) -> usize {
+        (queries * self.group() / SEGMENT).clamp(1, SEGMENTS)
     }
 
     /// Sizes and scale as the kernels take them.

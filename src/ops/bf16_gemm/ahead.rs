@@ -1,9 +1,9 @@
-//! What is needed next, asked for while tiles are computed: the memory is idle then.
+//! Prefetching what is needed next while tiles are computed: the memory is idle then.
 
 /// `rows` pieces of `bytes`, `stride` apart.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) struct Ahead {
-    /// An address, through which nothing is read here.
+    /// An address, not a pointer: threads share it, and nothing is read through it.
     pub(super) start: usize,
     pub(super) rows: usize,
     pub(super) bytes: usize,
@@ -34,17 +34,22 @@ impl Ahead {
     }
 }
 
+/// Bytes of a line.
 const LINE: usize = 64;
+/// Places of what the ops behind a product read: q, k, v and o of attention.
+pub(in crate::ops) const PLACES: usize = 4;
+pub(in crate::ops) type Places = [Ahead; PLACES];
 
 /// The cache lines of what is ahead, asked for one by one. What the ops behind the product read comes at once, to be in a cache at all; the last lines, of the next
 /// panel's weights, just in time: what comes early is gone from the L2 cache again, because all rows of x pass through it beside one panel.
 pub(super) struct Lines<'a> {
-    /// What comes after `now`, at once and in time.
-    soon: &'a [Ahead],
+    /// What the ops behind the product read, after `now`.
+    behind: &'a [Ahead],
+    /// The weights of the next panel, after that.
     ahead: &'a [Ahead],
     now: Ahead,
     at: usize,
-    /// Pairs before the first of `ahead` is asked for.
+    /// Pairs between the last line of `behind` and the first of `ahead`.
     wait: usize,
 }
 
@@ -54,14 +59,14 @@ impl<'a> Lines<'a> {
 
     /// Nothing.
     pub(super) const NONE: Self =
-        Self { soon: &[], ahead: &[], now: Ahead::NOTHING, at: 0, wait: 0 };
+        Self { behind: &[], ahead: &[], now: Ahead::NOTHING, at: 0, wait: 0 };
 
-    /// Over so many pairs: `ahead` over the last, `soon` over the first where there are enough for both.
-    pub(super) fn new(soon: &'a [Ahead], ahead: &'a [Ahead], pairs: usize) -> Self {
+    /// Over so many pairs: `ahead` over the last, `behind` over the first, or nothing of it where there are too few for both.
+    pub(super) fn new(behind: &'a [Ahead], ahead: &'a [Ahead], pairs: usize) -> Self {
         let of = |all: &[Ahead]| all.iter().map(Ahead::lines).sum::<usize>() * Self::APART;
-        let left = pairs.saturating_sub(of(ahead));
-        let (soon, wait) = left.checked_sub(of(soon)).map_or((&[][..], left), |wait| (soon, wait));
-        Self { soon, ahead, wait, ..Self::NONE }
+        let (left, needed) = (pairs.saturating_sub(of(ahead)), of(behind));
+        let (behind, wait) = if needed <= left { (behind, left - needed) } else { (&[][..], left) };
+        Self { behind, ahead, wait, ..Self::NONE }
     }
 
     /// Asks for the next line when it is time: for how many of the next `pairs`, at least one of them, nothing else is to be asked for.
@@ -70,8 +75,8 @@ impl<'a> Lines<'a> {
     pub(super) fn ask(&mut self, pairs: usize) -> usize {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         while self.now.rows == 0 {
-            let next = if let Some((first, rest)) = self.soon.split_first() {
-                self.soon = rest;
+            let next = if let Some((first, rest)) = self.behind.split_first() {
+                self.behind = rest;
                 first
             } else if self.wait > 0 {
                 let pairs = pairs.min(self.wait);
@@ -101,9 +106,9 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
-    /// How far off the first line of `ahead` was asked for, over so many pairs; all of `ahead` must be in the end.
-    fn waited(soon: &[Ahead], ahead: &[Ahead], pairs: usize) -> usize {
-        let mut lines = Lines::new(soon, ahead, pairs);
+    /// After how many of so many pairs the first line of `ahead` was asked for; in the end everything must be.
+    fn waited(behind: &[Ahead], ahead: &[Ahead], pairs: usize) -> usize {
+        let mut lines = Lines::new(behind, ahead, pairs);
         let (mut done, mut waited) = (0, 0);
         while done < pairs {
             let left = (pairs - done).min(288);
@@ -114,7 +119,8 @@ mod tests {
                 waited = done;
             }
         }
-        assert_eq!((lines.now.rows, lines.ahead.len()), (0, 0), "{ahead:?} after {soon:?}");
+        let left = (lines.now.rows, lines.behind.len(), lines.ahead.len());
+        assert_eq!(left, (0, 0, 0), "{behind:?}, {ahead:?}");
         waited
     }
 
@@ -133,11 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_soon_leaves_time_for_the_weights() {
+    fn what_ops_behind_read_is_asked_for_where_the_weights_leave_time() {
         let memory = vec![0u8; 20_000];
-        let (all, weights) = (Ahead::all(&memory), [Ahead::all(&memory[..6_400])]);
-        assert!(waited(&[all], &weights, 2_000) > 1_500, "beside each other");
-        assert!(waited(&[all], &weights, 1_000) > 500, "alone");
+        let (behind, weights) = ([Ahead::all(&memory)], [Ahead::all(&memory[..6_400])]);
+        for (pairs, asked) in [(2_000, 1), (1_000, 0)] {
+            assert_eq!(Lines::new(&behind, &weights, pairs).behind.len(), asked, "{pairs} pairs");
+            assert!(waited(&behind, &weights, pairs) > pairs - 500, "{pairs} pairs");
+        }
     }
 
     #[test]

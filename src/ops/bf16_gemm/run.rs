@@ -1,6 +1,6 @@
 //! Cutting products into tasks: a panel of columns, whose rows are taken by its thread and by those that have nothing else left.
 
-use super::ahead::{Ahead, Lines};
+use super::ahead::{Ahead, Lines, Places};
 use super::few;
 use super::kernel::{self, ROWS, Segment, Tiles};
 use super::panel;
@@ -9,7 +9,6 @@ use super::source::{self, Source};
 use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
-use crate::ops::soon::Places;
 use crate::ops::spread::spread_then;
 use candle_core::{Result, bail};
 use half::bf16;
@@ -62,6 +61,7 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
     for p in products {
         check(p)?;
     }
+    let behind = cx.take_prefetch();
     if products.iter().all(few::applies) {
         // SAFETY: a context has bf16 products only where the processor has the instructions; shapes were checked.
         unsafe { few::run(products) };
@@ -76,9 +76,9 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         narrow::run(&narrow);
     }
     let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
-    let (count, soon) = (tasks.len(), cx.take_soon());
+    let count = tasks.len();
     for (i, task) in tasks.iter_mut().enumerate() {
-        task.soon = soon.map(|place| place.part(i, count));
+        task.behind = behind.map(|place| place.part(i, count));
     }
     tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
     let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
@@ -128,8 +128,8 @@ struct Task<'a> {
     take: usize,
     /// The first row that nobody has taken.
     next: AtomicUsize,
-    /// Its part of what is read after the product.
-    soon: Places,
+    /// Its part of what the ops behind the product read.
+    behind: Places,
 }
 
 fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
@@ -149,7 +149,7 @@ fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
         take,
         columns: first..(first + vectors * 16).min(p.columns),
         next: AtomicUsize::new(0),
-        soon: [Ahead::NOTHING; _],
+        behind: [Ahead::NOTHING; _],
     })
 }
 
@@ -203,9 +203,9 @@ impl Task<'_> {
                         // All rows that are left meet a panel that is laid out once; these alone meet the last of several parts.
                         let rows = if pairs > depth { range.len() } else { p.rows - range.start };
                         let first = part.start == 0 && range.start == 0;
-                        let soon = if first { &self.soon[..] } else { &[] };
+                        let behind = if first { &self.behind[..] } else { &[] };
                         let ahead = if part.end == pairs { &ahead[..] } else { &[] };
-                        lines = Lines::new(soon, ahead, part.len() * rows.div_ceil(ROWS[V]));
+                        lines = Lines::new(behind, ahead, part.len() * rows.div_ceil(ROWS[V]));
                     }
                     let tiles = Tiles {
                         segments: &segments[..count],

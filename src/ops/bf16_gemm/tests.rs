@@ -304,3 +304,20 @@ fn a_term_of_another_width_is_refused() {
     let sink = Sink::f32(&mut c, false, 1.0);
     assert!(run(&cx, &[Product { rows: 4, columns: 9, terms: &terms, sink }]).is_err());
 }
+
+#[test]
+fn what_is_to_be_prefetched_belongs_to_the_next_product() {
+    if !available().unwrap() {
+        return;
+    }
+    let cx = Cx::cpu(DType::BF16, 2).unwrap();
+    let (buf, w, x) = (cx.alloc(&[5, 40]).unwrap(), Factor::new(64, 48), narrow(&noise(48, 1)));
+    let mut y = vec![bf16::ZERO; 64];
+    let terms = [Term { x: &x, stride: 48, source: Source::rows(w.stored("bf16"), 64, 48) }];
+    let sink = Sink::bf16(&mut y, None, None);
+    cx.prefetch(&[&buf]);
+    run(&cx, &[Product { rows: 1, columns: 64, terms: &terms, sink }]).unwrap();
+    assert_eq!(cx.take_prefetch().map(|place| place.bytes), [0; 4], "left by a product");
+    cx.prefetch(&[&buf]);
+    assert_eq!(cx.take_prefetch().map(|place| place.bytes), [400, 0, 0, 0], "said");
+}

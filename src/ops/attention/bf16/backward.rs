@@ -147,7 +147,7 @@ pub(in super::super) fn backward(
 /// No fewer elements than the segments of spans take that have so many queries in all and the longest so many, each with as many keys
 /// as queries; for groups of up to 512 heads.
 fn most_sums(tokens: usize, longest: usize, heads: Heads) -> usize {
-    let segments = heads.segments(longest);
+    let segments = heads.segment_count(longest);
     if segments < 2 {
         return 0;
     }
@@ -156,20 +156,21 @@ fn most_sums(tokens: usize, longest: usize, heads: Heads) -> usize {
     tokens * heads.kv_heads * (segments + 3) * heads.lanes()
 }
 
-/// Divides the packed rows of a (span, head), by their number alone.
+/// Divides the packed rows of a (span, head) in whole chunks, by their number alone.
 fn segments(span: &Span, kv_head: usize, heads: Heads) -> impl Iterator<Item = Task<'_>> {
     let group = heads.group();
     let all = span.q.len() * group;
-    let step = all.div_ceil(heads.segments(span.q.len())).next_multiple_of(CHUNK).max(1);
+    let (chunks, count) = (all.div_ceil(CHUNK), heads.segment_count(span.q.len()));
+    let cut = move |i: usize| (i * chunks / count * CHUNK).min(all);
     // A span without queries still has a task: its keys get zeros.
-    (0..all.max(1)).step_by(step).map(move |first| {
-        let rows = first..(first + step).min(all);
+    (0..count).map(move |i| {
+        let rows = cut(i)..cut(i + 1);
         let position = |row: usize| span.offset() + row / group;
         let keys = match rows.clone().last() {
-            Some(last) => heads.first_key(position(first))..position(last) + 1,
+            Some(last) => heads.first_key(position(rows.start))..position(last) + 1,
             None => 0..0,
         };
-        let sums = (step < all).then_some(0..0);
+        let sums = (count > 1).then_some(0..0);
         Task { span, kv_head, rows, keys, sums }
     })
 }
@@ -213,6 +214,29 @@ unsafe fn write(
                 }
                 tile::write_scaled(&sum, factor, out);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_all_rows_in_parts_that_differ_by_a_chunk_at_most() {
+        for (queries, group) in [(0, 1), (1, 9), (511, 3), (769, 3), (1024, 4), (4099, 1)] {
+            let heads = Heads { heads: group, kv_heads: 1, size: 2, window: None };
+            let span = Span { q: 0..queries, k: 0..queries };
+            let tasks: Vec<_> = segments(&span, 0, heads).collect();
+            assert_eq!(tasks.len(), heads.segment_count(queries));
+            let mut end = 0;
+            for rows in tasks.iter().map(|task| &task.rows) {
+                assert_eq!(rows.start, end);
+                end = rows.end;
+            }
+            assert_eq!(end, queries * group);
+            let chunks = || tasks.iter().map(|task| task.rows.len().div_ceil(CHUNK));
+            assert!(chunks().max() <= chunks().min().map(|least| least + 1), "{queries} x {group}");
         }
     }
 }

@@ -42,11 +42,6 @@ impl Span {
 }
 
 impl Heads {
-    /// Query heads to a key/value head.
-    fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
     fn q_width(&self) -> usize {
         self.heads * self.size
     }
