@@ -15,9 +15,10 @@
 //!   x: R ──▶ │ Σ Σ Σ Σ Σ Σ Σ Σ Σ Σ Σ  │ ──▶ sink
 //! ```
 //!
-//! Sums stay in registers until the sink has them (`epilogue.rs`), and while a tile is computed the weights of the next panel and what the ops behind the product
-//! read ([`Cx::prefetch`]) are prefetched. Where a panel would serve a single tile others do the work: `narrow/` products of up to 16 columns, `outer.rs` those of
-//! up to 16 rows with a matrix seen by its columns, `few.rs` up to four rows with one seen by its rows.
+//! Sums stay in registers until the sink has them (`epilogue.rs`), and while a tile is computed the weights of the next panel and what
+//! the ops behind the product read ([`Cx::prefetch`]) are prefetched. Where a panel would serve a single tile others do the work:
+//! `narrow/` products of up to 16 columns, `outer.rs` those of up to 16 rows with a matrix seen by its columns, `few.rs` up to four
+//! rows with one seen by its rows.
 //!
 //! An element is summed by one thread in one order, whoever takes it: results do not depend on the number of threads.
 
