@@ -65,9 +65,11 @@ pub fn widen(from: &[bf16], to: &mut [f32]) {
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.0);
-    // Adding and subtracting 1.5·2²³ rounds to the nearest integer without a library call.
+    // Adding 1.5·2²³ rounds to the nearest integer, which is then in the lowest bits: a conversion, which saturates, would be done one
+    // by one.
     const ROUND: f32 = 12_582_912.0;
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = clamped - n * 0.693_359_4;
     let r = r + n * 2.121_944_4e-4;
     let mut p = 1.987_569_2e-4;
@@ -78,7 +80,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
     // n lies in −126..=127, so n + 127 is a valid biased exponent.
-    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.3 { 0.0 } else { e * scale }
 }
 
