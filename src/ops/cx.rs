@@ -10,11 +10,11 @@
 //! ([`Cx::set_token_capacity`]), so that after the first steps every request is met by a buffer given back earlier. Unused room is
 //! never touched and so never resident.
 
-use super::bf16_gemm::{self, Places};
+use super::bf16_gemm;
 use super::buf::Buf;
 use super::on_gpu::OnGpu;
 use super::pool::Pool;
-use super::prefetch::Prefetch;
+use super::prefetch::{Places, Prefetch};
 use super::simd;
 use crate::gpu::{self, Gpu, Memory};
 use candle_core::{CpuStorage, DType, Error, Result, bail};
@@ -112,10 +112,10 @@ impl Cx {
         self.bf16_products && self.compute == DType::BF16
     }
 
-    /// Has up to four buffers prefetched while the next product in bf16 is computed, in place of those of an earlier call: what ops behind it read that was written
-    /// long ago. A hint; in f32 and on a device there is none.
+    /// Has up to four buffers prefetched while the next layer's product is computed, in place of those of an earlier call: what ops behind it read that was written
+    /// long ago. A hint; on a device there is none.
     pub fn prefetch(&self, bufs: &[&Buf]) {
-        if self.bf16_products {
+        if self.gpu().is_none() {
             self.prefetch.say(bufs);
         }
     }

@@ -1,7 +1,7 @@
 //! The tile in registers.
 
-use super::ahead::Lines;
 use super::sink::Sink;
+use crate::ops::prefetch::Lines;
 use half::bf16;
 
 /// Most rows and vectors of a tile: V vectors with [`ROWS`]`[V]` rows.

@@ -22,7 +22,6 @@
 //!
 //! An element is summed by one thread in one order, whoever takes it: results do not depend on the number of threads.
 
-mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod epilogue;
 mod few;
@@ -36,7 +35,6 @@ mod run;
 mod sink;
 mod source;
 
-pub(super) use ahead::{Ahead, PLACES, Places};
 pub use run::{Product, Term, run};
 pub use sink::Sink;
 pub use source::{Source, Stored};

@@ -1,6 +1,5 @@
 //! Cutting products into tasks: a panel of columns, whose rows are taken by its thread and by those that have nothing else left.
 
-use super::ahead::{Ahead, Lines, Places};
 use super::few;
 use super::kernel::{self, ROWS, Segment, Tiles};
 use super::panel;
@@ -9,6 +8,7 @@ use super::source::{self, Source};
 use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
+use crate::ops::prefetch::{Ahead, Lines, Places};
 use crate::ops::spread::spread_then;
 use candle_core::{Result, bail};
 use half::bf16;

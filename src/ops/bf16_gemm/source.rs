@@ -1,9 +1,9 @@
 //! Where the right-hand factor of a term comes from: a weight as it is stored, seen from either side.
 
-use super::ahead::Ahead;
 use crate::ops::Cx;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::avx512;
+use crate::ops::prefetch::Ahead;
 use crate::quant::nf4::Nf4;
 use candle_core::Result;
 use half::bf16;

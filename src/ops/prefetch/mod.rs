@@ -3,10 +3,13 @@
 //! What the forward pass left for the backward pass has gone out of the caches when that comes to it, and ops that compute little wait for it; products wait for
 //! nothing, and the memory is idle beside them. Only a hint: no result depends on it.
 
+mod lines;
+
 use super::Buf;
-use super::bf16_gemm::{Ahead, PLACES, Places};
 use candle_core::DType;
 use std::sync::{Mutex, PoisonError};
+
+pub(in crate::ops) use lines::{Ahead, Lines, PLACES, Places};
 
 /// What is to be prefetched.
 pub(super) struct Prefetch(Mutex<Places>);

@@ -4,10 +4,10 @@
 #[derive(Debug, Clone, Copy)]
 pub(in crate::ops) struct Ahead {
     /// An address, not a pointer: threads share it, and nothing is read through it.
-    pub(super) start: usize,
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-    pub(super) stride: usize,
+    pub(in crate::ops) start: usize,
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) bytes: usize,
+    pub(in crate::ops) stride: usize,
 }
 
 impl Ahead {
@@ -21,7 +21,7 @@ impl Ahead {
     }
 
     /// Part `i` of `of`, in whole lines, of what lies in one piece.
-    pub(super) fn part(self, i: usize, of: usize) -> Self {
+    pub(in crate::ops) fn part(self, i: usize, of: usize) -> Self {
         let at = |i: usize| (self.bytes * i / of).next_multiple_of(LINE).min(self.bytes);
         let (first, end) = (at(i), at(i + 1));
         let rows = self.rows.min(usize::from(end > first));
@@ -42,7 +42,7 @@ pub(in crate::ops) type Places = [Ahead; PLACES];
 
 /// The cache lines of what is ahead, asked for one by one. What the ops behind the product read comes at once, to be in a cache at all; the last lines, of the next
 /// panel's weights, just in time: what comes early is gone from the L2 cache again, because all rows of x pass through it beside one panel.
-pub(super) struct Lines<'a> {
+pub(in crate::ops) struct Lines<'a> {
     /// What the ops behind the product read, after `now`.
     behind: &'a [Ahead],
     /// The weights of the next panel, after that.
@@ -58,11 +58,11 @@ impl<'a> Lines<'a> {
     const APART: usize = 4;
 
     /// Nothing.
-    pub(super) const NONE: Self =
+    pub(in crate::ops) const NONE: Self =
         Self { behind: &[], ahead: &[], now: Ahead::NOTHING, at: 0, wait: 0 };
 
     /// Over so many pairs: `ahead` over the last, `behind` over the first, or nothing of it where there are too few for both.
-    pub(super) fn new(behind: &'a [Ahead], ahead: &'a [Ahead], pairs: usize) -> Self {
+    pub(in crate::ops) fn new(behind: &'a [Ahead], ahead: &'a [Ahead], pairs: usize) -> Self {
         let of = |all: &[Ahead]| all.iter().map(Ahead::lines).sum::<usize>() * Self::APART;
         let (left, needed) = (pairs.saturating_sub(of(ahead)), of(behind));
         let (behind, wait) = if needed <= left { (behind, left - needed) } else { (&[][..], left) };
@@ -70,9 +70,9 @@ impl<'a> Lines<'a> {
     }
 
     /// Asks for the next line when it is time: for how many of the next `pairs`, at least one of them, nothing else is to be asked for.
-    #[inline]
+    #[inline(always)]
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn ask(&mut self, pairs: usize) -> usize {
+    pub(in crate::ops) fn ask(&mut self, pairs: usize) -> usize {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         while self.now.rows == 0 {
             let next = if let Some((first, rest)) = self.behind.split_first() {
@@ -99,6 +99,15 @@ impl<'a> Lines<'a> {
             self.now = Ahead { start: self.at, rows: rows - 1, bytes, stride };
         }
         pairs.min(Self::APART)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Lines<'_> {
+    /// Nothing is asked for here.
+    #[inline(always)]
+    pub(in crate::ops) fn ask(&mut self, pairs: usize) -> usize {
+        pairs
     }
 }
 
