@@ -193,6 +193,30 @@ fn a_bf16_weight_acts_as_its_values_in_f32() {
     );
 }
 
+/// A weight that is widened a block of rows at a time, with all that a layer adds, forwards and backwards; beside one that is not.
+#[test]
+fn an_f16_weight_of_several_blocks_acts_as_its_values_in_f32() {
+    let (cx, n, wide, out, r) = (cx(), 20, 8192, 150, 3);
+    let (x, dy) = (buf(&cx, &[n, wide], 1), buf(&cx, &[n, out], 2));
+    let (residual, bias) = (buf(&cx, &[n, out], 3), vector(&cx, out, 4));
+    let (u, du, a, b) =
+        (buf(&cx, &[n, r], 5), buf(&cx, &[n, r], 6), noise(r * wide, 7), noise(out * r, 8));
+    let (a, b) = (Part::Host(&a), Part::Host(&b));
+    let factors = Factors { a, b, r, scale: 0.5 };
+    let narrow: Vec<_> = noise(out * wide, 9).into_iter().map(half::f16::from_f32).collect();
+    let values = narrow.iter().map(|v| v.to_f32()).collect();
+    let bytes: Vec<_> = narrow.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let narrow = Weight::dense(std::sync::Arc::new(bytes), DType::F16, out, wide).unwrap();
+    let values = Weight::from_f32(values, out, wide).unwrap();
+    let plus = Plus { bias: Some(&bias), low_rank: Some((&u, factors)), residual: Some(&residual) };
+    let ys = linear::forward_all(&cx, &x, &[(&narrow, plus), (&values, plus)]).unwrap();
+    assert_close("y", ys[0].f32().unwrap(), ys[1].f32().unwrap());
+    let back = |weight| Back { dy: &dy, weight, low_rank: Some((&du, factors, None)) };
+    let dx = |weights: [_; 2]| linear::backward(&cx, &weights.map(back)).unwrap();
+    let (one, other) = (dx([&narrow, &values]), dx([&values, &values]));
+    assert_close("dx", one.f32().unwrap(), other.f32().unwrap());
+}
+
 #[test]
 fn lora_is_candles() {
     let cx = cx();

@@ -280,6 +280,20 @@ impl Weight {
         }
     }
 
+    /// The values as they lie (rows, cols), where f32 products with `n` rows multiply them so.
+    ///
+    /// # Errors
+    /// Never for a weight that was constructed; the signature is candle's.
+    pub(super) fn operand(&self, n: usize) -> Result<Option<Operand<'_>>> {
+        Ok(match (self.as_f32()?, self.stored()) {
+            (Some(all), _) => Some(Operand::F32(View::new(all, self.rows, self.cols))),
+            (_, Some(Stored::Bf16(all))) if n > FEW_ROWS => {
+                Some(Operand::Bf16(View::new(all, self.rows, self.cols)))
+            }
+            _ => None,
+        })
+    }
+
     /// Calls `f(first row, block)` for blocks of at most `most` rows that cover the matrix in order, each (rows, in): operands of f32
     /// products with `n` rows.
     ///
@@ -295,14 +309,7 @@ impl Weight {
         let blocks = |rows: usize| {
             (0..self.rows).step_by(rows).map(move |r0| (r0, (r0 + rows).min(self.rows)))
         };
-        let in_place = match (self.as_f32()?, self.stored()) {
-            (Some(all), _) => Some(Operand::F32(View::new(all, self.rows, self.cols))),
-            (_, Some(Stored::Bf16(all))) if n > FEW_ROWS => {
-                Some(Operand::Bf16(View::new(all, self.rows, self.cols)))
-            }
-            _ => None,
-        };
-        if let Some(all) = in_place {
+        if let Some(all) = self.operand(n)? {
             for (r0, r1) in blocks(most) {
                 f(r0, all.rows(r0, r1))?;
             }

@@ -67,7 +67,7 @@ fn segments(shape: &Shape<'_>) -> usize {
     shape.tokens * s.kv_heads * s.head_size.next_multiple_of(64) * (segments + 1) * 4
 }
 
-/// f32 copies around products and attention that are out at a time, by size: what `linear.rs`, `lora.rs`, `attention/cpu.rs` and the
+/// f32 copies around products and attention that are out at a time, by size: what `linear/in_f32.rs`, `lora.rs`, `attention/cpu.rs` and the
 /// head take at most.
 fn widened(shape: &Shape<'_>) -> usize {
     let s = shape.spec;

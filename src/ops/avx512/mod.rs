@@ -125,7 +125,7 @@ fn reciprocal(x: __m512) -> __m512 {
 /// Transposes 16 by 16 words: pairs of words, then pairs of pairs, inside the 128-bit lanes, then
 /// the lanes themselves.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f")]
 pub(super) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     let mut y = x;
     for i in (0..16).step_by(2) {

@@ -1,6 +1,6 @@
 //! The input gradient of layers that share an input.
 
-use super::{Even, Plus, is_bf16};
+use super::{Even, Plus, in_f32, is_bf16};
 use crate::gpu::Add;
 use crate::ops::bf16_gemm::{self, Product, Source, Stored};
 use crate::ops::dropout::{self, Mask};
@@ -40,7 +40,7 @@ pub fn backward(cx: &Cx, parts: &[Back<'_>]) -> Result<Buf> {
     } else if parts.iter().all(|p| is_bf16(cx, p.weight)) {
         back_in_bf16(cx, parts, [n, k])?
     } else {
-        let dx = back_in_f32(cx, parts, [n, k])?;
+        let dx = in_f32::backward(cx, parts, [n, k])?;
         cx.stored(dx)?
     };
     for (du, f, mask) in parts.iter().filter_map(|p| p.low_rank) {
@@ -53,7 +53,7 @@ pub fn backward(cx: &Cx, parts: &[Back<'_>]) -> Result<Buf> {
 }
 
 /// The adapters whose input is not masked: their share is part of the sum.
-fn unmasked<'a>(parts: &'a [Back<'a>]) -> impl Iterator<Item = (&'a Buf, Factors<'a>)> {
+pub(super) fn unmasked<'a>(parts: &'a [Back<'a>]) -> impl Iterator<Item = (&'a Buf, Factors<'a>)> {
     parts.iter().filter_map(|p| p.low_rank).filter(|l| l.2.is_none()).map(|(du, f, _)| (du, f))
 }
 
@@ -88,27 +88,6 @@ fn back_in_bf16(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> 
     let terms: Vec<_> = operands.iter().map(|(x, s)| x.term(*s)).collect::<Result<_>>()?;
     let sink = super::sink(&mut dx, Plus::default())?;
     bf16_gemm::run(cx, &[Product { rows: n, columns: k, terms: &terms, sink }])?;
-    Ok(dx)
-}
-
-fn back_in_f32(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Result<Buf> {
-    let mut dx = cx.alloc_f32(&[n, k])?;
-    let mut into = Into::Overwrite;
-    for p in parts {
-        let (out, dy) = (p.weight.rows(), cx.wide_operand(p.dy)?);
-        let (dys, dxs) = (dy.f32()?, dx.f32_mut()?);
-        p.weight.for_row_blocks(cx, n, out, |r0, w| {
-            let dyv = View::strided(&dys[r0.min(n * out)..], n, w.shape()[0], out);
-            matmul(ViewMut::new(dxs, n, k), into, 1.0, dyv, w);
-            into = Into::Add;
-            Ok(())
-        })?;
-    }
-    for (du, f) in unmasked(parts) {
-        let (du, (a, _)) = (cx.wide_operand(du)?, cx.factor(f.a, [f.r, k], 1.0)?);
-        let (du, a) = (View::new(du.f32()?, n, f.r), View::new(a.f32()?, f.r, k));
-        matmul(ViewMut::new(dx.f32_mut()?, n, k), into, 1.0, du, a);
-    }
     Ok(dx)
 }
 

@@ -1,21 +1,22 @@
 //! Linear layer with a frozen weight: y = x·Wᵀ + b + s·u·Bᵀ + residual, and the input gradient dx = Σ dyᵢ·Wᵢ + duᵢ·Aᵢ.
 //!
 //! x: (N, in), W: (out, in), b: (out), u, du: (N, R), y, residual: (N, out); W may be stored narrower (see [`Weight`]). A frozen
-//! weight gets no gradient. u and du are those of [`super::lora`]. Where products run in bf16 all summands are one pass
-//! ([`super::bf16_gemm`]) and are rounded at most once, when they are stored; adapters behind a mask are added to dx after it.
+//! weight gets no gradient. u and du are those of [`super::lora`]. Where weights are multiplied as they
+//! lie, all summands of more than a few rows are one pass ([`super::bf16_gemm`], [`super::matmul`]); they are rounded at most once, when they are
+//! stored; adapters behind a mask are added to dx after it.
 //! What products multiply is rounded to their dtype ([`super::operand`]).
 
 mod backward;
 mod even;
+mod in_f32;
 
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::lora::Factors;
-use super::matmul::{Into, View, ViewMut, matmul};
 use super::{Buf, Cx, Vector, Weight, rows};
 use crate::gpu::{Add, Arg};
 use candle_core::{DType, Result, bail};
-use rayon::prelude::*;
 
+use backward::unmasked;
 pub use backward::{Back, backward};
 pub(super) use even::Even;
 
@@ -44,12 +45,13 @@ pub fn forward(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>) -> Result<Buf> {
     cx.stored(y)
 }
 
-/// The y of several layers that share an input: in bf16 all at once.
+/// The y of several layers that share an input: in bf16, and where nothing but f32 is about, all at once.
 ///
 /// # Errors
 /// When the shapes disagree.
 pub fn forward_all(cx: &Cx, x: &Buf, layers: &[(&Weight, Plus<'_>)]) -> Result<Vec<Buf>> {
-    if !layers.iter().all(|(w, _)| is_bf16(cx, w)) {
+    let bf16 = layers.iter().all(|(w, _)| is_bf16(cx, w));
+    if cx.gpu().is_some() || !(bf16 || in_f32::is_all(cx)) {
         return layers.iter().map(|(w, plus)| forward(cx, x, w, *plus)).collect();
     }
     let mut ys = Vec::with_capacity(layers.len());
@@ -57,7 +59,11 @@ pub fn forward_all(cx: &Cx, x: &Buf, layers: &[(&Weight, Plus<'_>)]) -> Result<V
         check(x, w, *plus)?;
         ys.push(cx.alloc(&[x.rows(), w.rows()])?);
     }
-    in_bf16(cx, x, layers, &mut ys)?;
+    if bf16 {
+        in_bf16(cx, x, layers, &mut ys)?;
+    } else {
+        in_f32::forward(cx, x, layers, &mut ys)?;
+    }
     Ok(ys)
 }
 
@@ -94,7 +100,7 @@ fn into(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, mut y: Buf) -> Result<Buf>
     } else if is_bf16(cx, w) {
         in_bf16(cx, x, &[(w, plus)], std::slice::from_mut(&mut y))?;
     } else {
-        in_f32(cx, x, w, plus, &mut y)?;
+        in_f32::forward(cx, x, &[(w, plus)], std::slice::from_mut(&mut y))?;
     }
     Ok(y)
 }
@@ -166,30 +172,4 @@ fn sink<'a>(y: &'a mut Buf, plus: Plus<'a>) -> Result<Sink<'a>> {
         DType::BF16 => Sink::bf16(y.bf16_mut()?, bias, residual.map(Buf::bf16).transpose()?),
         _ => Sink::wide(y.f32_mut()?, bias, residual.map(Buf::f32).transpose()?),
     })
-}
-
-fn in_f32(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<()> {
-    let (n, k, out) = (x.rows(), w.cols(), w.rows());
-    let x = cx.wide_operand(x)?;
-    let xv = View::new(x.f32()?, n, k);
-    let ys = y.f32_mut()?;
-    w.for_row_blocks(cx, n, out, |r0, w| {
-        let c = ViewMut::strided(&mut ys[r0.min(n * out)..], n, w.shape()[0], out);
-        matmul(c, Into::Overwrite, 1.0, xv, w.t());
-        Ok(())
-    })?;
-    if let Some((u, f)) = plus.low_rank {
-        let (u, (b, scale)) = (cx.wide_operand(u)?, cx.factor(f.b, [out, f.r], f.scale)?);
-        let (u, b) = (View::new(u.f32()?, n, f.r), View::new(b.f32()?, out, f.r));
-        matmul(ViewMut::new(ys, n, out), Into::Add, scale, u, b.t());
-    }
-    if let Some(b) = plus.bias {
-        ys.par_chunks_mut(out).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b));
-    }
-    if let Some(r) = plus.residual {
-        let r = cx.wide(r)?;
-        let chunks = ys.par_chunks_mut(1 << 14).zip(r.f32()?.par_chunks(1 << 14));
-        chunks.for_each(|(y, r)| y.iter_mut().zip(r).for_each(|(y, r)| *y += r));
-    }
-    Ok(())
 }

@@ -1,13 +1,17 @@
 //! Elements of B on their way into a panel: widened to f32, and transposed in blocks where their columns are contiguous.
 
+#[cfg(target_arch = "x86_64")]
+use crate::ops::avx512;
 use crate::ops::value::Value;
 use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128, __m256, _MM_TRANSPOSE4_PS, _mm_castsi128_ps, _mm_loadl_epi64, _mm_loadu_ps,
+    __m128, __m256, __m512i, _MM_TRANSPOSE4_PS, _mm_castsi128_ps, _mm_loadl_epi64, _mm_loadu_ps,
     _mm_loadu_si128, _mm_setzero_si128, _mm_storeu_ps, _mm_unpacklo_epi16, _mm256_castsi256_ps,
     _mm256_cvtepu16_epi32, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_ps,
     _mm256_shuffle_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm512_and_si512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_storeu_si512,
 };
 
 /// An element of B: read as it lies, written to the panel in f32.
@@ -24,6 +28,12 @@ pub(super) trait Element: Value {
     /// `from` has eight, and the processor AVX2.
     #[cfg(target_arch = "x86_64")]
     unsafe fn eight(from: *const Self) -> __m256;
+    /// Transposes a cache line of each of 16 rows, `from.1` apart, into rows of f32, `to.1` apart.
+    ///
+    /// # Safety
+    /// Both lie inside their buffers, and the processor has AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn sixteen(to: (*mut f32, usize), from: (*const Self, usize));
 }
 
 impl Element for f32 {
@@ -38,6 +48,17 @@ impl Element for f32 {
     unsafe fn eight(from: *const Self) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe { _mm256_loadu_ps(from) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sixteen(to: (*mut f32, usize), from: (*const Self, usize)) {
+        // SAFETY: the caller's promise: 16 rows of 16 elements and 16 of their transpose.
+        unsafe {
+            for (i, row) in avx512::transpose(words(from)).into_iter().enumerate() {
+                _mm512_storeu_si512(to.0.add(i * to.1).cast(), row);
+            }
+        }
     }
 }
 
@@ -60,6 +81,37 @@ impl Element for bf16 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(eight))
         }
     }
+    /// As words of two, which are taken apart afterwards.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sixteen(to: (*mut f32, usize), from: (*const Self, usize)) {
+        // SAFETY: the caller's promise: 16 rows of 32 elements and 32 of their transpose.
+        unsafe {
+            for (i, two) in avx512::transpose(words(from)).into_iter().enumerate() {
+                let first = _mm512_slli_epi32::<16>(two);
+                let second = _mm512_and_si512(two, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                _mm512_storeu_si512(to.0.add(2 * i * to.1).cast(), first);
+                _mm512_storeu_si512(to.0.add((2 * i + 1) * to.1).cast(), second);
+            }
+        }
+    }
+}
+
+/// A cache line of each of 16 rows.
+///
+/// # Safety
+/// They have one, and the processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn words<T>((from, stride): (*const T, usize)) -> [__m512i; 16] {
+    let mut lines = [_mm512_setzero_si512(); 16];
+    for (i, line) in lines.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *line = unsafe { _mm512_loadu_si512(from.add(i * stride).cast()) };
+    }
+    lines
 }
 
 /// Transposes one 8 x 8 block of rows `src_stride` apart into rows `dst_stride` apart.

@@ -1,9 +1,11 @@
-//! One f32 matrix product: C ← [C +] s·A·B on strided views, with the chosen instruction set ([`super::isa`]).
+//! f32 matrix products C ← [C +] Σ s·A·B + bias + residual on strided views, with the chosen instruction set ([`super::isa`]).
 //!
 //! A: (m, k), B: (k, n), C: (m, n). A and B are row-major or transposed ([`View`]), C is row-major ([`ViewMut`]).
 //!
-//! `plan` cuts C into tasks, `product` runs them. A task lays its columns of B out in panels (`pack`) and goes down its rows with a
-//! tile of C in registers (`tile`); where up to four rows meet rows of B, every element is a dot product (`dots`).
+//! A [`Product`] is a sum of [`Term`]s: the low-rank part of an adapter and the projections that share an input are more depth of one
+//! pass, not more passes over C. `plan` cuts C into tasks, `product` runs them. A task lays its columns of B out in panels (`pack`) and
+//! goes down its rows with a tile of C in registers (`tile`); where up to four rows meet rows of B, every element is a dot product
+//! (`dots`).
 //!
 //! ```text
 //!                      panels of B, packed in L2
@@ -25,10 +27,21 @@ mod task;
 mod tile;
 mod view;
 
+pub use product::{Product, Term};
 pub use task::FEW_ROWS;
 pub use view::{Into, Operand, View, ViewMut};
 
 use super::isa;
+use super::prefetch::Places;
+
+/// Runs products that write apart from each other, on all of rayon's current threads, and has what the ops `behind` them read
+/// prefetched.
+///
+/// # Panics
+/// When shapes disagree.
+pub(super) fn run(products: Vec<Product<'_>>, behind: Places) {
+    product::run(isa::chosen_arch(), products, behind);
+}
 
 /// C (m, n) ← [C +] `scale`·A (m, k)·B (k, n) on all of rayon's current threads.
 ///
@@ -41,7 +54,7 @@ pub fn matmul<'a>(
     a: View<'a>,
     b: impl std::convert::Into<Operand<'a>>,
 ) {
-    product::run(isa::chosen_arch(), c, into, scale, a, b.into(), true);
+    product::run_one(isa::chosen_arch(), c, into, Term { a, b: b.into(), scale }, true);
 }
 
 /// As [`matmul`], on the calling thread: for many small products in parallel.
@@ -49,7 +62,8 @@ pub fn matmul<'a>(
 /// # Panics
 /// When the shapes disagree.
 pub fn matmul_here(c: ViewMut<'_>, into: Into, scale: f32, a: View<'_>, b: View<'_>) {
-    product::run(isa::chosen_arch(), c, into, scale, a, Operand::F32(b), false);
+    let term = Term { a, b: Operand::F32(b), scale };
+    product::run_one(isa::chosen_arch(), c, into, term, false);
 }
 
 #[cfg(test)]

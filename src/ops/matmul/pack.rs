@@ -41,6 +41,18 @@ pub(super) fn put(lines: Vec<Line>) {
     SCRATCH.set(lines);
 }
 
+/// Multiplies what is packed.
+///
+/// # Safety
+/// There are `len` values.
+#[inline(always)]
+pub(super) unsafe fn scale(panel: *mut f32, len: usize, by: f32) {
+    for i in 0..len {
+        // SAFETY: the caller's promise.
+        unsafe { *panel.add(i) *= by };
+    }
+}
+
 /// Packs `depth` rows and `cols` columns of B, from a row and a column on, into a panel `lanes` wide.
 ///
 /// # Safety
@@ -158,7 +170,7 @@ pub(super) unsafe fn tiles<const H: usize>(
 
 /// Packs `depth` x `cols` elements, (k, c) at `src[c·stride + k]`, into a panel `lanes` wide.
 ///
-/// Transposes 8 x 8 or 4 x 4 blocks in registers, a cache line of source at a time: element by element
+/// Transposes 16, 8 or 4 columns at a time in registers, a cache line of source at a time: element by element
 /// the packing would cost 6 % of a product of 512 rows.
 ///
 /// # Safety
@@ -184,6 +196,14 @@ unsafe fn columns<S: Simd, T: Element>(
                 prefetch(src.wrapping_add(c * stride + k0 + 2 * line).cast());
             }
             let mut first = 0;
+            #[cfg(target_arch = "x86_64")]
+            if S::F32_LANES >= 16 && k1 - k0 == line {
+                while first + 16 <= cols {
+                    let from = (src.wrapping_add(first * stride + k0), stride);
+                    T::sixteen((dst.wrapping_add(k0 * lanes + first), lanes), from);
+                    first += 16;
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             if S::F32_LANES >= 8 && (k1 - k0).is_multiple_of(8) {
                 while first + 8 <= cols {

@@ -1,11 +1,12 @@
 //! How C is cut: into depth blocks by shapes and layouts alone, since they order the sums; into tasks by the number of threads too.
 //!
-//! Depth is cut into equal blocks of at most `DEPTH`. A task covers a block of rows and a group of column panels whose packed B stays
-//! in the L2 cache. Every row block packs its own B, so columns are cut before rows, and rows not below what makes that negligible
-//! unless tasks would be few; where A has to be packed, by every column group, rows come first.
+//! Depth is cut into equal blocks of at most `DEPTH`. A task is a group of column panels; its rows are taken a few at a time by its thread
+//! and by those that have nothing else left, each of which packs B's panels for itself. Where all depth blocks of the group fit into half
+//! of an L2 cache they are packed once. Where they do not, each is packed again for each take, which is as long as leaves every
+//! thread some. Where A has to be packed, by every column group, the groups are wide.
 
 /// Longest depth block: C is read and written once per block.
-const DEPTH: usize = 768;
+const DEPTH: usize = 776;
 /// The same where A is packed: shorter blocks leave room for wider groups, which pack A less often.
 const DEPTH_PACKED: usize = 384;
 /// Floats of a column group's packed B: half of a 1 MiB L2.
@@ -16,25 +17,26 @@ const GRAIN: usize = 512 << 10;
 const GRAIN_DOTS: usize = 128 << 10;
 /// Columns of such a task come in multiples of a cache line of C, which two tasks would pass to and fro.
 const COLUMNS: usize = 16;
-/// Most tasks of a thread, unless the cache wants more: each packs its own B.
+/// Most tasks of a thread, unless the cache wants more.
 const TASKS: usize = 8;
-/// Tasks to be had from columns before rows are cut.
-const COLUMNS_FIRST: usize = 16;
-/// Tasks for which rows are not cut below what makes packing negligible.
-const ENOUGH: usize = 16;
-/// Rows over which packing B is negligible, and the fewest of a task.
-const ROWS: [usize; 2] = [128, 64];
+/// Fewest rows of a take: a multiple of every tile's.
+const TAKE: usize = 96;
+/// Takes of a thread, of all groups, where panels are packed for each take.
+const TAKES: usize = 4;
 /// Panels over which packing A is negligible.
 const PANELS_PACKED: usize = 3;
+/// Panels that a single thread goes through at once: a head's channels, in attention.
+const PANELS_ALONE: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) depth: usize,
-    /// Rows and columns of a task; the last ones get what is left.
-    pub(super) rows: usize,
+    /// Depth whose panels are kept: all of it, or one block.
+    pub(super) kept: usize,
+    /// Columns of a task; the last one gets what is left.
     pub(super) cols: usize,
-    pub(super) row_blocks: usize,
-    pub(super) col_groups: usize,
+    /// Rows of a take.
+    pub(super) take: usize,
 }
 
 /// The register tile that a product is computed with.
@@ -46,39 +48,31 @@ pub(super) struct Grid {
 }
 
 impl Plan {
-    /// For an (m, k) x (k, n) product, none of them 0; `packed`: A is not read in place;
-    /// `threads` share it.
-    pub(super) fn new(
-        m: usize,
-        n: usize,
-        k: usize,
-        grid: Grid,
-        packed: bool,
-        threads: usize,
-    ) -> Self {
+    /// For an (m, k) x (k, n) product, none of them 0; `packed`: A is not read in place; `threads` share it.
+    pub(super) fn new([m, n, k]: [usize; 3], grid: Grid, packed: bool, threads: usize) -> Self {
         let depth = k.div_ceil(k.div_ceil(if packed { DEPTH_PACKED } else { DEPTH }));
         let work = m.saturating_mul(n.next_multiple_of(grid.lanes)).saturating_mul(k);
         let want = (work / GRAIN).clamp(1, most_tasks(threads));
-        let rows_first = if packed { want } else { want / COLUMNS_FIRST };
-        let rows_first = rows_first.clamp(1, m.div_ceil(ROWS[0]));
-        let narrowest = if packed { PANELS_PACKED } else { 1 };
         let panels = n.div_ceil(grid.panel);
-        let cached = (GROUP / (depth * grid.panel)).max(1);
-        let group = cached.min(panels.div_ceil(want.div_ceil(rows_first)).max(narrowest));
+        let narrowest = match (packed, threads) {
+            (true, _) => PANELS_PACKED,
+            (_, 1) => PANELS_ALONE,
+            _ => 1,
+        };
+        let least = (narrowest * grid.panel).min(n.next_multiple_of(grid.lanes));
+        let kept = if k * least <= GROUP { k } else { depth };
+        let cached = (GROUP / (kept * grid.panel)).max(1);
+        let group = cached.min(panels.div_ceil(want).max(narrowest));
         // As many groups as that takes, then evened out.
         let cols = panels.div_ceil(panels.div_ceil(group)) * grid.panel;
-        let col_groups = n.div_ceil(cols);
-        let enough = col_groups * m.div_ceil(ROWS[0]) >= ENOUGH;
-        let fewest = if enough { ROWS[0] } else { ROWS[1] };
-        // Groups that threads take evenly need no more tasks than half of those wanted.
-        let blocks = if col_groups.is_multiple_of(threads) {
-            want / col_groups
+        let take = if kept == k {
+            TAKE.max(GRAIN / (cols.min(n) * k))
         } else {
-            want.div_ceil(col_groups)
+            let cuts = (TAKES * threads).div_ceil(n.div_ceil(cols));
+            TAKE.max(m.div_ceil(cuts))
         };
-        let row_blocks = blocks.clamp(1, m.div_ceil(fewest));
-        let rows = m.div_ceil(row_blocks).next_multiple_of(grid.tile_rows);
-        Plan { depth, rows, cols, row_blocks: m.div_ceil(rows), col_groups }
+        let take = if threads > 1 { take.next_multiple_of(grid.tile_rows) } else { m };
+        Plan { depth, kept, cols, take }
     }
 }
 

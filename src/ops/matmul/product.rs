@@ -1,4 +1,4 @@
-//! From views to tasks: which operand is the left one, how elements are summed, who runs what.
+//! From products to passes: which summands share one, which operand is the left one, how elements are summed, who runs what.
 //!
 //! | pulp         | lanes | tile (rows × vectors) |
 //! |--------------|-------|-----------------------|
@@ -8,28 +8,180 @@
 //!
 //! 4 × 3 would load less but fills all 16 registers: the compiler then spills one per step.
 //!
-//! An element's sum depends on the depth blocks only, never on the task or thread that computes it, so the bits are the same for
-//! any number of threads.
+//! An element's sum depends on shapes and layouts only, never on the task or thread that computes it, so the bits are the same for any
+//! number of threads.
 
 use super::dots::{Dots, FEW};
 use super::plan::{self, Grid, Plan};
-use super::task::{FEW_ROWS, NARROW, Task};
-use super::tile::Out;
+use super::task::{FEW_ROWS, NARROW, Run, Task};
+use super::tile::{Out, Plus};
 use super::view::{Into, Operand, View, ViewMut};
+use crate::ops::prefetch::{Ahead, PLACES, Places};
+use crate::ops::spread::{share, spread_then};
 use pulp::{Arch, Scalar128b, Simd};
 use rayon::prelude::*;
+use std::cmp::Reverse;
 
-/// C ← [C +] scale·A·B for an instruction set, on rayon's current `threads` or on this one.
-pub(super) fn run(
-    arch: Arch,
-    c: ViewMut<'_>,
-    into: Into,
-    scale: f32,
-    a: View<'_>,
-    b: Operand<'_>,
-    threads: bool,
-) {
-    let [b_rows, b_cols] = b.shape();
+/// Most terms of a pass.
+pub(super) const TERMS: usize = 8;
+
+/// One summand: scale·A (m, k)·B (k, n).
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a> {
+    /// A.
+    pub a: View<'a>,
+    /// B.
+    pub b: Operand<'a>,
+    /// The factor on it: on its sum where there is nothing else, on B's panels otherwise.
+    pub scale: f32,
+}
+
+/// C (m, n) ← [C +] Σ terms + bias + residual.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// C.
+    pub c: ViewMut<'a>,
+    /// Whether it is added to.
+    pub into: Into,
+    /// The summands.
+    pub terms: &'a [Term<'a>],
+    /// A value for each of the n columns.
+    pub bias: Option<&'a [f32]>,
+    /// A value for each element, row-major (m, n).
+    pub residual: Option<View<'a>>,
+}
+
+/// What is computed in one pass: C ← [C +] s·Σ A·B, or with a factor on each of several B, and what is added.
+pub(super) struct Pass<'a> {
+    terms: [Term<'a>; TERMS],
+    count: usize,
+    /// Depth of all terms.
+    pub(super) depth: usize,
+    pub(super) c: Out,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass of one term: the factor is on its sum.
+    fn one(term: Term<'a>, c: Out) -> Self {
+        let (scale, terms) = (term.scale, [Term { scale: 1.0, ..term }; TERMS]);
+        Pass { terms, count: 1, depth: term.a.cols, c: Out { scale, ..c } }
+    }
+
+    pub(super) fn terms(&self) -> &[Term<'a>] {
+        &self.terms[..self.count]
+    }
+}
+
+/// Runs products for an instruction set on rayon's current threads.
+pub(super) fn run(arch: Arch, products: Vec<Product<'_>>, behind: Places) {
+    let mut passes = Vec::with_capacity(products.len());
+    for mut p in products {
+        check(&p);
+        if p.c.rows == 0 || p.c.cols == 0 {
+            continue;
+        }
+        let plain = p.bias.is_none() && p.residual.is_none();
+        if let ([term], true) = (p.terms, plain) {
+            passes.extend(pass_of_one(arch, Out::new(&mut p.c, p.into), *term, true));
+        } else if is_one_pass(&p) {
+            passes.push(pass(&mut p));
+        } else {
+            one_by_one(arch, p);
+        }
+    }
+    all(arch, &passes, behind, true);
+}
+
+/// One term, on rayon's current `threads` or on this one.
+pub(super) fn run_one(arch: Arch, mut c: ViewMut<'_>, into: Into, term: Term<'_>, threads: bool) {
+    check_term(&c, &term);
+    if let Some(pass) = pass_of_one(arch, Out::new(&mut c, into), term, threads) {
+        all(arch, &[pass], [Ahead::NOTHING; PLACES], threads);
+    }
+}
+
+/// The pass that is left to be run for a term alone: none where it is made of dot products, or of nothing.
+fn pass_of_one<'a>(arch: Arch, c: Out, term: Term<'a>, threads: bool) -> Option<Pass<'a>> {
+    if c.rows == 0 || c.cols == 0 {
+        return None;
+    }
+    if term.a.cols == 0 {
+        if c.into == Into::Overwrite {
+            // SAFETY: inside C, which is borrowed for as long as this runs.
+            (0..c.rows)
+                .for_each(|r| (0..c.cols).for_each(|i| unsafe { c.put::<false>(r, i, 0.0) }));
+        }
+        return None;
+    }
+    let (mut term, mut c) = (term, c);
+    if let Operand::F32(b) = term.b {
+        let dots = are_dots(&term.a, &b);
+        if swap(&term.a, &b) {
+            (term, c) = (Term { a: b.t(), b: Operand::F32(term.a.t()), ..term }, c.t());
+        }
+        if let (true, Operand::F32(b)) = (dots, term.b) {
+            let c = Out { scale: term.scale, ..c };
+            on(arch, DotProducts { few: term.a, many: b.t(), c, threads });
+            return None;
+        }
+    }
+    Some(Pass::one(term, c))
+}
+
+/// Whether what is summed and added is computed in one pass. Products of few rows or columns have ways of their own, for one term.
+fn is_one_pass(p: &Product<'_>) -> bool {
+    let read_in_place = p.terms.iter().all(|t| t.a.col_stride == 1 && t.a.cols > 0);
+    p.c.rows.min(p.c.cols) > FEW_ROWS && (1..=TERMS).contains(&p.terms.len()) && read_in_place
+}
+
+fn pass<'a>(p: &mut Product<'a>) -> Pass<'a> {
+    let mut terms = [p.terms[0]; TERMS];
+    terms[..p.terms.len()].copy_from_slice(p.terms);
+    let depth = p.terms.iter().map(|t| t.a.cols).sum();
+    let residual = p.residual.map(|r| (r.data.as_ptr(), r.row_stride));
+    let plus = Plus { bias: p.bias.map(<[f32]>::as_ptr), residual };
+    let c = Out { plus, ..Out::new(&mut p.c, p.into) };
+    Pass { terms, count: p.terms.len(), depth, c }
+}
+
+/// A pass for every summand.
+fn one_by_one(arch: Arch, p: Product<'_>) {
+    let Product { c: ViewMut { data, rows, cols, row_stride }, mut into, terms, bias, residual } =
+        p;
+    for term in terms {
+        run_one(arch, ViewMut { data: &mut *data, rows, cols, row_stride }, into, *term, true);
+        into = Into::Add;
+    }
+    if terms.is_empty() && into == Into::Overwrite {
+        data.chunks_mut(row_stride).take(rows).for_each(|row| row[..cols].fill(0.0));
+    }
+    if bias.is_none() && residual.is_none() {
+        return;
+    }
+    let some = share(rows, cols);
+    data.par_chunks_mut(row_stride).take(rows).enumerate().with_min_len(some).for_each(
+        |(r, row)| {
+            let row = &mut row[..cols];
+            if let Some(bias) = bias {
+                row.iter_mut().zip(bias).for_each(|(c, b)| *c += b);
+            }
+            if let Some(residual) = residual {
+                let from = &residual.data[r * residual.row_stride..];
+                row.iter_mut().zip(from).for_each(|(c, x)| *c += x);
+            }
+        },
+    );
+}
+
+fn check(p: &Product<'_>) {
+    p.terms.iter().for_each(|t| check_term(&p.c, t));
+    let (bias, residual) = (p.bias.is_none_or(|b| b.len() == p.c.cols), p.residual);
+    let fits = |r: View<'_>| [r.rows, r.cols, r.col_stride] == [p.c.rows, p.c.cols, 1];
+    assert!(bias && residual.is_none_or(fits), "what is added to {}x{}", p.c.rows, p.c.cols);
+}
+
+fn check_term(c: &ViewMut<'_>, t: &Term<'_>) {
+    let (a, [b_rows, b_cols]) = (&t.a, t.b.shape());
     assert!(
         a.cols == b_rows && c.rows == a.rows && c.cols == b_cols,
         "matmul shapes disagree: {}x{} = {}x{} · {}x{}",
@@ -40,38 +192,6 @@ pub(super) fn run(
         b_rows,
         b_cols
     );
-    if c.rows == 0 || c.cols == 0 {
-        return;
-    }
-    if a.cols == 0 {
-        if into == Into::Overwrite {
-            let rows = c.data.chunks_mut(c.row_stride).take(c.rows);
-            rows.for_each(|row| row[..c.cols].fill(0.0));
-        }
-        return;
-    }
-    let c = Out {
-        ptr: c.data.as_mut_ptr(),
-        rows: c.rows,
-        cols: c.cols,
-        row_stride: c.row_stride,
-        col_stride: 1,
-        into,
-        scale,
-    };
-    let product = match b {
-        Operand::F32(b) if swap(&a, &b) => {
-            Product { a: b.t(), b: Operand::F32(a.t()), c: c.t(), threads }
-        }
-        _ => Product { a, b, c, threads },
-    };
-    match arch {
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(simd) => product.run::<_, 8, 3, true>(simd),
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(simd) => product.run::<_, 6, 2, true>(simd),
-        _ => product.run::<_, 6, 2, false>(Scalar128b),
-    }
 }
 
 /// Whether k runs along contiguous memory in both operands and one of them is so thin that elements are dot products.
@@ -89,43 +209,93 @@ fn swap(a: &View<'_>, b: &View<'_>) -> bool {
     thin && if a.rows < b.cols { b.col_stride != 1 } else { a.col_stride != 1 }
 }
 
-struct Product<'a> {
-    a: View<'a>,
-    b: Operand<'a>,
+/// What is run with the vectors and the tile of an instruction set.
+trait Tiled {
+    /// With tiles of `R` rows × `W` vectors; `FMA`: multiply-add is one instruction.
+    fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S);
+}
+
+fn on(arch: Arch, what: impl Tiled) {
+    match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(simd) => what.run::<_, 8, 3, true>(simd),
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(simd) => what.run::<_, 6, 2, true>(simd),
+        _ => what.run::<_, 6, 2, false>(Scalar128b),
+    }
+}
+
+fn team(threads: bool) -> usize {
+    if threads { rayon::current_num_threads() } else { 1 }
+}
+
+struct DotProducts<'a> {
+    few: View<'a>,
+    many: View<'a>,
     c: Out,
     threads: bool,
 }
 
-impl Product<'_> {
-    /// With tiles of `R` rows × `W` vectors; `FMA`: multiply-add is one instruction.
+impl Tiled for DotProducts<'_> {
     fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
-        let Product { a, b, c, threads } = self;
-        let team = if threads { rayon::current_num_threads() } else { 1 };
-        if let Operand::F32(b) = b
-            && are_dots(&a, &b)
-        {
-            let width = plan::dot_columns(b.cols, b.rows, team);
-            spread(b.cols.div_ceil(width), threads, |task| {
-                simd.vectorize(Dots::<FMA> { few: a, many: b.t(), c, col: task * width, width });
-            });
-            return;
+        let DotProducts { few, many, c, threads } = self;
+        let width = plan::dot_columns(many.rows, many.cols, team(threads));
+        let task = |task| simd.vectorize(Dots::<FMA> { few, many, c, col: task * width, width });
+        let tasks = many.rows.div_ceil(width);
+        if threads && tasks > 1 {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        } else {
+            (0..tasks).for_each(task);
         }
-        let tile_rows = if c.cols <= S::F32_LANES { NARROW } else { R };
-        let grid = Grid { tile_rows, panel: W * S::F32_LANES, lanes: S::F32_LANES };
-        let plan = Plan::new(c.rows, c.cols, a.cols, grid, a.col_stride != 1, team);
-        spread(plan.row_blocks * plan.col_groups, threads, |task| {
-            let (row, col) =
-                (task % plan.row_blocks * plan.rows, task / plan.row_blocks * plan.cols);
-            simd.vectorize(Task::<R, W, FMA> { a, b, c, plan, row, col });
-        });
     }
 }
 
-/// Runs every task, on rayon's current threads or on this one.
-fn spread(tasks: usize, threads: bool, run: impl Fn(usize) + Send + Sync) {
-    if threads && tasks > 1 {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(run);
-    } else {
-        (0..tasks).for_each(run);
+/// Runs passes that write apart from each other.
+fn all(arch: Arch, passes: &[Pass<'_>], behind: Places, threads: bool) {
+    if !passes.is_empty() {
+        on(arch, All { passes, behind, threads });
     }
+}
+
+struct All<'a> {
+    passes: &'a [Pass<'a>],
+    behind: Places,
+    threads: bool,
+}
+
+impl Tiled for All<'_> {
+    fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
+        let team = team(self.threads);
+        let tasks = self.passes.iter().flat_map(|pass| {
+            let tile_rows = if pass.c.cols <= S::F32_LANES { NARROW } else { R };
+            let grid = Grid { tile_rows, panel: W * S::F32_LANES, lanes: S::F32_LANES };
+            let packed = pass.terms[0].a.col_stride != 1;
+            let plan = Plan::new([pass.c.rows, pass.c.cols, pass.depth], grid, packed, team);
+            (0..pass.c.cols).step_by(plan.cols).map(move |col| Task::new(pass, plan, col))
+        });
+        if !self.threads {
+            tasks.for_each(|task| run_task::<S, R, W, FMA, false>(simd, &task, None));
+            return;
+        }
+        let mut tasks: Vec<_> = tasks.collect();
+        let count = tasks.len();
+        for (i, task) in tasks.iter_mut().enumerate() {
+            task.behind = self.behind.map(|place| place.part(i, count));
+        }
+        tasks.sort_by_key(|t| Reverse(t.work()));
+        let takes = tasks.iter().map(Task::takes).sum();
+        // What is not done yet when no task is left was, as a rule, taken last; some of it may not have begun.
+        let last = tasks.len().saturating_sub(4 * team);
+        let run = run_task::<S, R, W, FMA, true>;
+        let help = || tasks[last..].iter().for_each(|task| run(simd, task, None));
+        spread_then(&tasks, takes, |task, next| run(simd, task, next), help);
+    }
+}
+
+fn run_task<S: Simd, const R: usize, const W: usize, const FMA: bool, const ASK: bool>(
+    simd: S,
+    task: &Task<'_>,
+    next: Option<&Task<'_>>,
+) {
+    simd.vectorize(Run::<R, W, FMA, ASK> { task, next });
 }

@@ -3,7 +3,8 @@
 //! For k ascending: acc[r][v] ← acc[r][v] + A(r, k)·B(k, v), then C ← [C +] s·acc. Every element
 //! is summed in this one order whatever R and V are, so tiles of any size give the same bits.
 
-use super::view::Into;
+use super::view::{Into, ViewMut};
+use crate::ops::prefetch::Lines;
 use pulp::Simd;
 #[cfg(target_arch = "x86_64")]
 use std::{
@@ -19,19 +20,28 @@ pub(super) struct Left {
     pub(super) step: usize,
 }
 
-impl Left {
-    /// The rows from `row` on.
-    #[inline(always)]
-    pub(super) fn down(self, row: usize) -> Self {
-        Left { ptr: self.ptr.wrapping_add(row * self.row_stride), ..self }
-    }
-}
-
 /// B's columns of one tile: element (k, c) at `ptr[k·step + c]`, all V vectors readable.
 #[derive(Clone, Copy)]
 pub(super) struct Right {
     pub(super) ptr: *const f32,
     pub(super) step: usize,
+}
+
+/// What a term gives to a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Side {
+    pub(super) left: Left,
+    pub(super) right: Right,
+    pub(super) depth: usize,
+}
+
+impl Side {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Side {
+        left: Left { ptr: std::ptr::null(), row_stride: 0, step: 0 },
+        right: Right { ptr: std::ptr::null(), step: 0 },
+        depth: 0,
+    };
 }
 
 /// C, or a part of it: element (r, c) at `ptr[r·row_stride + c·col_stride]`.
@@ -44,6 +54,21 @@ pub(super) struct Out {
     pub(super) col_stride: usize,
     pub(super) into: Into,
     pub(super) scale: f32,
+    pub(super) plus: Plus,
+}
+
+/// What is added to the sums besides: where it lies for C's first element, and how far rows of the residual are apart. Not for a
+/// transposed C.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Plus {
+    pub(super) bias: Option<*const f32>,
+    pub(super) residual: Option<(*const f32, usize)>,
+}
+
+impl Plus {
+    fn is_none(self) -> bool {
+        self.bias.is_none() && self.residual.is_none()
+    }
 }
 
 // SAFETY: tasks hold disjoint parts of a C that `product` borrows mutably while they run.
@@ -52,6 +77,22 @@ unsafe impl Send for Out {}
 unsafe impl Sync for Out {}
 
 impl Out {
+    /// All of C, without a factor on the sum.
+    pub(super) fn new(c: &mut ViewMut<'_>, into: Into) -> Self {
+        let ViewMut { data, rows, cols, row_stride } = c;
+        let (ptr, scale, plus) = (data.as_mut_ptr(), 1.0, Plus::default());
+        Out {
+            ptr,
+            rows: *rows,
+            cols: *cols,
+            row_stride: *row_stride,
+            col_stride: 1,
+            into,
+            scale,
+            plus,
+        }
+    }
+
     /// The transpose of the same memory.
     pub(super) fn t(self) -> Self {
         Out {
@@ -70,6 +111,10 @@ impl Out {
             ptr: self.ptr.wrapping_add(row * self.row_stride + col * self.col_stride),
             rows: rows.min(self.rows - row),
             cols: cols.min(self.cols - col),
+            plus: Plus {
+                bias: self.plus.bias.map(|b| b.wrapping_add(col)),
+                residual: self.plus.residual.map(|(x, s)| (x.wrapping_add(row * s + col), s)),
+            },
             ..self
         }
     }
@@ -92,42 +137,64 @@ impl Out {
     }
 }
 
-/// One tile of at most R rows x V vectors.
+/// One tile of at most R rows x V vectors: the sums of all sides. Asks for lines meanwhile.
 ///
 /// # Safety
-/// `a` has `out.rows` ≥ 1 rows and `depth` columns, `b` `depth` rows of V vectors, and `out`
-/// at most R x V vectors that nobody else accesses.
+/// Every side has `out.rows` ≥ 1 rows and `depth` columns of A, and `depth` rows of V vectors of B; `out` has at most R x V vectors that
+/// nobody else accesses, and what is added to them is readable.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bool>(
+pub(super) unsafe fn tile<
+    S: Simd,
+    const R: usize,
+    const V: usize,
+    const FMA: bool,
+    const ASK: bool,
+>(
     s: S,
-    depth: usize,
-    a: Left,
-    b: Right,
+    sides: &[Side],
     out: Out,
+    lines: &mut Lines<'_>,
 ) {
-    // Rows past the end repeat the last one: computed, never stored.
-    let mut rows = [a.ptr; R];
-    for (r, row) in rows.iter_mut().enumerate() {
-        *row = a.ptr.wrapping_add(r.min(out.rows - 1) * a.row_stride);
-    }
     let mut acc = [[s.splat_f32s(0.0); V]; R];
-    // Without the checks of a build for tests, which would keep the sums out of registers.
-    let (mut offset, mut at) = (0usize, b.ptr);
-    for _ in 0..depth {
-        let mut right = [s.splat_f32s(0.0); V];
-        for (v, right) in right.iter_mut().enumerate() {
-            // SAFETY: row k < depth of B, of which all V vectors are readable.
-            *right = unsafe { load::<S>(at, v) };
+    let mut next = sides.as_ptr_range();
+    // Entered at least once: for sums that may never have been touched the compiler keeps zeros in memory.
+    loop {
+        // SAFETY: before the end.
+        let side = unsafe { next.start.read() };
+        let (a, b) = (side.left, side.right);
+        // Rows past the end repeat the last one: computed, never stored.
+        let mut rows = [a.ptr; R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = a.ptr.wrapping_add(r.min(out.rows - 1) * a.row_stride);
         }
-        for r in 0..R {
-            // SAFETY: column k < depth of a row of A.
-            let left = s.splat_f32s(unsafe { rows[r].wrapping_add(offset).read_unaligned() });
-            for v in 0..V {
-                acc[r][v] = mul_add::<S, FMA>(s, left, right[v], acc[r][v]);
+        // Without the checks of a build for tests, which would keep the sums out of registers.
+        let (mut offset, mut at) = (0usize, b.ptr);
+        let mut depth = side.depth;
+        while depth > 0 {
+            let steps = if ASK { lines.ask(depth) } else { depth };
+            depth -= steps;
+            for _ in 0..steps {
+                let mut right = [s.splat_f32s(0.0); V];
+                for (v, right) in right.iter_mut().enumerate() {
+                    // SAFETY: row k < depth of B, of which all V vectors are readable.
+                    *right = unsafe { load::<S>(at, v) };
+                }
+                for r in 0..R {
+                    // SAFETY: column k < depth of a row of A.
+                    let left =
+                        s.splat_f32s(unsafe { rows[r].wrapping_add(offset).read_unaligned() });
+                    for v in 0..V {
+                        acc[r][v] = mul_add::<S, FMA>(s, left, right[v], acc[r][v]);
+                    }
+                }
+                offset = offset.wrapping_add(a.step);
+                at = at.wrapping_add(b.step);
             }
         }
-        offset = offset.wrapping_add(a.step);
-        at = at.wrapping_add(b.step);
+        next.start = next.start.wrapping_add(1);
+        if next.start == next.end {
+            break;
+        }
     }
     let scale = s.splat_f32s(out.scale);
     if out.col_stride == 1 && out.cols == V * S::F32_LANES {
@@ -155,6 +222,37 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize, const FMA: bo
             for (c, &sum) in sums.iter().enumerate().take(out.cols) {
                 // SAFETY: element (r, c) of the part, r < rows and c < cols.
                 unsafe { out.put::<FMA>(r, c, sum) };
+            }
+        }
+    }
+    // After the sums are stored: with more to do for each of them the compiler would keep them in memory.
+    if !out.plus.is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { add::<S>(s, out) };
+    }
+}
+
+/// Adds bias and residual to a tile that was stored a moment ago.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn add<S: Simd>(s: S, out: Out) {
+    // SAFETY: the caller's promise; vectors end at the last column.
+    unsafe {
+        for r in 0..out.rows {
+            let row = out.ptr.wrapping_add(r * out.row_stride);
+            let rows =
+                [out.plus.bias, out.plus.residual.map(|(x, stride)| x.wrapping_add(r * stride))];
+            for more in rows.into_iter().flatten() {
+                let whole = out.cols / S::F32_LANES;
+                for v in 0..whole {
+                    let new = s.add_f32s(load::<S>(row, v), load::<S>(more, v));
+                    row.cast::<S::f32s>().add(v).write_unaligned(new);
+                }
+                for c in whole * S::F32_LANES..out.cols {
+                    *row.add(c) += *more.add(c);
+                }
             }
         }
     }

@@ -4,7 +4,9 @@
 //! row-major matrix or the transpose of one. Results are row-major, with a stride between rows so that a head's columns can be
 //! written in place.
 
+use crate::ops::prefetch::Ahead;
 use half::bf16;
+use std::ops::Range;
 
 /// Whether C is overwritten or added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,16 @@ impl<'a, T> View<'a, T> {
         self.data.as_ptr().wrapping_add(row * self.row_stride + col * self.col_stride)
     }
 
+    /// Where these columns lie.
+    fn place(&self, columns: Range<usize>) -> Ahead {
+        let start = self.from(0, columns.start).addr();
+        let (rows, cols, stride) = match self.col_stride {
+            1 => (self.rows, columns.len(), self.row_stride),
+            stride => (columns.len(), self.rows, stride),
+        };
+        Ahead { start, rows, bytes: cols * size_of::<T>(), stride: stride * size_of::<T>() }
+    }
+
     /// The transpose, without moving anything.
     #[must_use]
     pub fn t(self) -> Self {
@@ -87,6 +99,14 @@ impl Operand<'_> {
         match self {
             Self::F32(b) => [b.rows, b.cols],
             Self::Bf16(b) => [b.rows, b.cols],
+        }
+    }
+
+    /// Where these columns lie.
+    pub(super) fn place(&self, columns: Range<usize>) -> Ahead {
+        match self {
+            Self::F32(b) => b.place(columns),
+            Self::Bf16(b) => b.place(columns),
         }
     }
 
