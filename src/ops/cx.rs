@@ -107,13 +107,18 @@ impl Cx {
         self.bf16_products
     }
 
+    /// Whether values and operands are f32 on the CPU.
+    pub fn is_all_f32(&self) -> bool {
+        self.gpu().is_none() && [self.compute, self.products] == [DType::F32; 2]
+    }
+
     /// Whether values between ops are bf16 and the CPU has instructions for rows of them.
     pub fn has_bf16_rows(&self) -> bool {
         self.bf16_products && self.compute == DType::BF16
     }
 
-    /// Has up to four buffers prefetched while the next layer's product is computed, in place of those of an earlier call: what ops behind it read that was written
-    /// long ago. A hint; on a device there is none.
+    /// Has up to four buffers prefetched while the next layer's product is computed, in place of those of an earlier call: what ops
+    /// behind it read that was written long ago. A hint; on a device there is none.
     pub fn prefetch(&self, bufs: &[&Buf]) {
         if self.gpu().is_none() {
             self.prefetch.say(bufs);

@@ -9,13 +9,11 @@ use super::{narrow, outer};
 use crate::ops::Cx;
 use crate::ops::lines::Buffer;
 use crate::ops::prefetch::{Ahead, Lines, Places};
-use crate::ops::spread::spread_then;
+use crate::ops::spread::{ByRows, Takes, spread_rows};
 use candle_core::{Result, bail};
 use half::bf16;
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Words of a panel that are laid out at once: 320 KiB, a part of the L2 cache.
 const PANEL: usize = 80 << 10;
@@ -75,17 +73,7 @@ pub fn run(cx: &Cx, products: &[Product<'_>]) -> Result<()> {
         outer::run(&outer);
         narrow::run(&narrow);
     }
-    let mut tasks: Vec<_> = products.into_iter().flat_map(tasks).collect();
-    let count = tasks.len();
-    for (i, task) in tasks.iter_mut().enumerate() {
-        task.behind = behind.map(|place| place.part(i, count));
-    }
-    tasks.sort_by_key(|t| Reverse(t.inner * t.columns.len() * t.product.rows));
-    let takes = tasks.iter().map(|t| t.product.rows.div_ceil(t.take)).sum();
-    // What is not done yet when no panel is left was, as a rule, taken last; some of it may not have begun.
-    let last = tasks.len().saturating_sub(4 * rayon::current_num_threads());
-    let help = || tasks[last..].iter().for_each(|task| task.run(None));
-    spread_then(&tasks, takes, Task::run, help);
+    spread_rows(products.into_iter().flat_map(tasks).collect(), behind, Task::run);
     Ok(())
 }
 
@@ -124,10 +112,7 @@ struct Task<'a> {
     inner: usize,
     vectors: usize,
     columns: Range<usize>,
-    /// Rows of a take.
-    take: usize,
-    /// The first row that nobody has taken.
-    next: AtomicUsize,
+    takes: Takes,
     /// Its part of what the ops behind the product read.
     behind: Places,
 }
@@ -146,9 +131,8 @@ fn tasks<'a>(p: &'a Product<'a>) -> impl Iterator<Item = Task<'a>> {
         product: p,
         inner,
         vectors,
-        take,
         columns: first..(first + vectors * 16).min(p.columns),
-        next: AtomicUsize::new(0),
+        takes: Takes::new(p.rows, take),
         behind: [Ahead::NOTHING; _],
     })
 }
@@ -164,6 +148,20 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+impl ByRows for Task<'_> {
+    fn takes(&self) -> &Takes {
+        &self.takes
+    }
+
+    fn work(&self) -> usize {
+        self.inner * self.columns.len() * self.product.rows
+    }
+
+    fn set_behind(&mut self, behind: Places) {
+        self.behind = behind;
+    }
+}
+
 impl Task<'_> {
     /// Computes what nobody else has taken; asks towards the end for the weights of the task that its thread runs next.
     fn run(&self, next: Option<&Self>) {
@@ -175,22 +173,13 @@ impl Task<'_> {
         }
     }
 
-    /// Rows that nobody else gets.
-    fn take(&self) -> Option<Range<usize>> {
-        let (rows, end) = (self.take, self.product.rows);
-        if self.next.load(Ordering::Relaxed) >= end {
-            return None;
-        }
-        let row = self.next.fetch_add(rows, Ordering::Relaxed);
-        (row < end).then(|| row..(row + rows).min(end))
-    }
-
     fn run_with<const V: usize>(&self, next: Option<&Self>) {
         let (p, pairs, depth) = (self.product, self.inner, depth(V));
-        let Some(mut range) = self.take() else { return };
+        let Some(mut range) = self.takes.take() else { return };
         SCRATCH.with_borrow_mut(|s| {
             let panel = s.panel.take::<u32>(PANEL);
-            let sums = s.sums.take::<f32>(if pairs > depth { self.take * V * 16 } else { 0 });
+            let sums =
+                s.sums.take::<f32>(if pairs > depth { self.takes.most() * V * 16 } else { 0 });
             let empty = Segment { x: &[], stride: 0, at: 0, pairs: 0 };
             let (mut segments, mut count, mut laid) = ([empty; TERMS], 0, None);
             let ahead = next.map_or([Ahead::NOTHING; TERMS], Self::places);
@@ -224,7 +213,7 @@ impl Task<'_> {
                     // these rows and columns were taken once; `sums` has room for as many rows wherever there are several parts.
                     unsafe { kernel::run::<V>(&tiles, &mut lines) };
                 }
-                match self.take() {
+                match self.takes.take() {
                     Some(next) => range = next,
                     None => return,
                 }

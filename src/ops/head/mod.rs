@@ -13,7 +13,7 @@ mod in_f32;
 use super::bf16_gemm::Stored;
 use super::value::Value;
 use super::{Buf, Cx, Weight, simd};
-use candle_core::{DType, Result, bail};
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 /// Rows that go over the vocabulary together.
@@ -33,8 +33,7 @@ pub fn stride(width: usize) -> usize {
 
 /// Whether a context can go over the vocabulary: with bf16 products or, on a processor, where all is f32.
 pub fn has_pass(cx: &Cx) -> bool {
-    cx.has_bf16_products()
-        || (cx.gpu().is_none() && [cx.compute(), cx.products()] == [DType::F32; 2])
+    cx.has_bf16_products() || cx.is_all_f32()
 }
 
 /// Whether [`forward_backward`] can run with this weight.
@@ -146,6 +145,7 @@ fn gradient<'w, T: Value, W: Value>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
     use half::{bf16, f16};
     use std::sync::Arc;
 

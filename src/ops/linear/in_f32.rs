@@ -5,13 +5,8 @@ use super::{Back, Plus, unmasked};
 use crate::ops::matmul::{self, Into, Operand, Product, Term, View, ViewMut, matmul};
 use crate::ops::operand::{Factor, Lent};
 use crate::ops::{Buf, Cx, Weight};
-use candle_core::{DType, Result};
+use candle_core::Result;
 use std::ops::Range;
-
-/// Whether operands are buffers and weights' values as they are.
-pub(super) fn is_all(cx: &Cx) -> bool {
-    [cx.compute(), cx.products()] == [DType::F32; 2]
-}
 
 /// What is added to a layer's x·Wᵀ, in f32.
 struct Added<'a> {
@@ -111,7 +106,7 @@ pub(super) fn backward(cx: &Cx, parts: &[Back<'_>], [n, k]: [usize; 2]) -> Resul
     let mut dx = cx.alloc_f32(&[n, k])?;
     let mut into = Into::Overwrite;
     // Where operands are copies, those of one layer at a time.
-    for parts in parts.chunks(if is_all(cx) { parts.len() } else { 1 }) {
+    for parts in parts.chunks(if cx.is_all_f32() { parts.len() } else { 1 }) {
         let (mut dys, mut dus) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
         for p in parts {
             dys.push(cx.wide_operand(p.dy)?);

@@ -51,7 +51,7 @@ pub fn forward(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>) -> Result<Buf> {
 /// When the shapes disagree.
 pub fn forward_all(cx: &Cx, x: &Buf, layers: &[(&Weight, Plus<'_>)]) -> Result<Vec<Buf>> {
     let bf16 = layers.iter().all(|(w, _)| is_bf16(cx, w));
-    if cx.gpu().is_some() || !(bf16 || in_f32::is_all(cx)) {
+    if cx.gpu().is_some() || !(bf16 || cx.is_all_f32()) {
         return layers.iter().map(|(w, plus)| forward(cx, x, w, *plus)).collect();
     }
     let mut ys = Vec::with_capacity(layers.len());

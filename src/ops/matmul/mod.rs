@@ -3,9 +3,9 @@
 //! A: (m, k), B: (k, n), C: (m, n). A and B are row-major or transposed ([`View`]), C is row-major ([`ViewMut`]).
 //!
 //! A [`Product`] is a sum of [`Term`]s: the low-rank part of an adapter and the projections that share an input are more depth of one
-//! pass, not more passes over C. `plan` cuts C into tasks, `product` runs them. A task lays its columns of B out in panels (`pack`) and
-//! goes down its rows with a tile of C in registers (`tile`); where up to four rows meet rows of B, every element is a dot product
-//! (`dots`).
+//! pass, not more passes over C. `product` says what is one pass, `plan` cuts its C into tasks, `run` hands them out. A `task` lays its
+//! columns of B out in panels, a `block` of depth at a time (`pack`), and goes down its rows with a tile of C in registers (`tile`);
+//! where up to four rows meet rows of B, every element is a dot product (`dots`).
 //!
 //! ```text
 //!                      panels of B, packed in L2
@@ -18,17 +18,19 @@
 //! Each element of C is summed over k in an order that depends on the shapes and the instruction set alone, so the result is the
 //! same for any number of threads.
 
+mod block;
 mod dots;
 mod element;
 mod pack;
 mod plan;
 mod product;
+mod run;
 mod task;
 mod tile;
 mod view;
 
+pub use block::FEW_ROWS;
 pub use product::{Product, Term};
-pub use task::FEW_ROWS;
 pub use view::{Into, Operand, View, ViewMut};
 
 use super::isa;

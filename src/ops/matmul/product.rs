@@ -1,26 +1,17 @@
-//! From products to passes: which summands share one, which operand is the left one, how elements are summed, who runs what.
-//!
-//! | pulp         | lanes | tile (rows × vectors) |
-//! |--------------|-------|-----------------------|
-//! | `V4`         | 16    | 8 × 3 of 32 registers |
-//! | `V3`         | 8     | 6 × 2 of 16 registers |
-//! | `Scalar128b` | 4     | 6 × 2 of 16 registers |
-//!
-//! 4 × 3 would load less but fills all 16 registers: the compiler then spills one per step.
+//! From products to passes: which summands share one, which operand is the left one, how elements are summed.
 //!
 //! An element's sum depends on shapes and layouts only, never on the task or thread that computes it, so the bits are the same for any
 //! number of threads.
 
-use super::dots::{Dots, FEW};
-use super::plan::{self, Grid, Plan};
-use super::task::{FEW_ROWS, NARROW, Run, Task};
+use super::block::FEW_ROWS;
+use super::dots::FEW;
+use super::run::{DotProducts, all, on};
 use super::tile::{Out, Plus};
 use super::view::{Into, Operand, View, ViewMut};
 use crate::ops::prefetch::{Ahead, PLACES, Places};
-use crate::ops::spread::{share, spread_then};
-use pulp::{Arch, Scalar128b, Simd};
+use crate::ops::spread::share;
+use pulp::Arch;
 use rayon::prelude::*;
-use std::cmp::Reverse;
 
 /// Most terms of a pass.
 pub(super) const TERMS: usize = 8;
@@ -207,95 +198,4 @@ fn swap(a: &View<'_>, b: &View<'_>) -> bool {
     }
     let thin = a.rows.min(b.cols) <= FEW_ROWS;
     thin && if a.rows < b.cols { b.col_stride != 1 } else { a.col_stride != 1 }
-}
-
-/// What is run with the vectors and the tile of an instruction set.
-trait Tiled {
-    /// With tiles of `R` rows × `W` vectors; `FMA`: multiply-add is one instruction.
-    fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S);
-}
-
-fn on(arch: Arch, what: impl Tiled) {
-    match arch {
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(simd) => what.run::<_, 8, 3, true>(simd),
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(simd) => what.run::<_, 6, 2, true>(simd),
-        _ => what.run::<_, 6, 2, false>(Scalar128b),
-    }
-}
-
-fn team(threads: bool) -> usize {
-    if threads { rayon::current_num_threads() } else { 1 }
-}
-
-struct DotProducts<'a> {
-    few: View<'a>,
-    many: View<'a>,
-    c: Out,
-    threads: bool,
-}
-
-impl Tiled for DotProducts<'_> {
-    fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
-        let DotProducts { few, many, c, threads } = self;
-        let width = plan::dot_columns(many.rows, many.cols, team(threads));
-        let task = |task| simd.vectorize(Dots::<FMA> { few, many, c, col: task * width, width });
-        let tasks = many.rows.div_ceil(width);
-        if threads && tasks > 1 {
-            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
-        } else {
-            (0..tasks).for_each(task);
-        }
-    }
-}
-
-/// Runs passes that write apart from each other.
-fn all(arch: Arch, passes: &[Pass<'_>], behind: Places, threads: bool) {
-    if !passes.is_empty() {
-        on(arch, All { passes, behind, threads });
-    }
-}
-
-struct All<'a> {
-    passes: &'a [Pass<'a>],
-    behind: Places,
-    threads: bool,
-}
-
-impl Tiled for All<'_> {
-    fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
-        let team = team(self.threads);
-        let tasks = self.passes.iter().flat_map(|pass| {
-            let tile_rows = if pass.c.cols <= S::F32_LANES { NARROW } else { R };
-            let grid = Grid { tile_rows, panel: W * S::F32_LANES, lanes: S::F32_LANES };
-            let packed = pass.terms[0].a.col_stride != 1;
-            let plan = Plan::new([pass.c.rows, pass.c.cols, pass.depth], grid, packed, team);
-            (0..pass.c.cols).step_by(plan.cols).map(move |col| Task::new(pass, plan, col))
-        });
-        if !self.threads {
-            tasks.for_each(|task| run_task::<S, R, W, FMA, false>(simd, &task, None));
-            return;
-        }
-        let mut tasks: Vec<_> = tasks.collect();
-        let count = tasks.len();
-        for (i, task) in tasks.iter_mut().enumerate() {
-            task.behind = self.behind.map(|place| place.part(i, count));
-        }
-        tasks.sort_by_key(|t| Reverse(t.work()));
-        let takes = tasks.iter().map(Task::takes).sum();
-        // What is not done yet when no task is left was, as a rule, taken last; some of it may not have begun.
-        let last = tasks.len().saturating_sub(4 * team);
-        let run = run_task::<S, R, W, FMA, true>;
-        let help = || tasks[last..].iter().for_each(|task| run(simd, task, None));
-        spread_then(&tasks, takes, |task, next| run(simd, task, next), help);
-    }
-}
-
-fn run_task<S: Simd, const R: usize, const W: usize, const FMA: bool, const ASK: bool>(
-    simd: S,
-    task: &Task<'_>,
-    next: Option<&Task<'_>>,
-) {
-    simd.vectorize(Run::<R, W, FMA, ASK> { task, next });
 }

@@ -4,18 +4,17 @@
 //! while the panels of B pass by from L2. A is read in place when its rows are contiguous; a transposed A is packed a few tiles at a
 //! time, so that its cache lines are used whole.
 
+use super::block::{Block, panel};
 use super::pack;
 use super::plan::Plan;
 use super::product::{Pass, TERMS};
-use super::tile::{Left, Out, Right, Side, tile};
-use super::view::{Into, Operand, View};
+use super::tile::{Left, Out, Side, tile};
+use super::view::Into;
 use crate::ops::prefetch::{Ahead, Lines, PLACES, Places};
+use crate::ops::spread::{ByRows, Takes};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Up to this many rows, B's rows are read in place: packing would cost as much as the product.
-pub const FEW_ROWS: usize = 16;
 /// Tiles of a transposed A packed at a time.
 const TILES: usize = 8;
 /// Rows of a tile one vector wide: it has registers to spare, and needs the rows to hide latency.
@@ -26,20 +25,15 @@ pub(super) struct Task<'a> {
     pass: &'a Pass<'a>,
     plan: Plan,
     col: usize,
-    /// The first row that nobody has taken.
-    next: AtomicUsize,
+    takes: Takes,
     /// Its part of what the ops behind the product read.
-    pub(super) behind: Places,
+    behind: Places,
 }
 
 impl<'a> Task<'a> {
     pub(super) fn new(pass: &'a Pass<'a>, plan: Plan, col: usize) -> Self {
-        Self { pass, plan, col, next: AtomicUsize::new(0), behind: [Ahead::NOTHING; PLACES] }
-    }
-
-    /// Multiply-adds.
-    pub(super) fn work(&self) -> usize {
-        self.pass.c.rows * self.plan.cols.min(self.pass.c.cols - self.col) * self.pass.depth
+        let (takes, behind) = (Takes::new(pass.c.rows, plan.take), [Ahead::NOTHING; PLACES]);
+        Self { pass, plan, col, takes, behind }
     }
 
     /// Its columns of C.
@@ -56,20 +50,19 @@ impl<'a> Task<'a> {
         }
         places
     }
+}
 
-    /// How often rows can be taken.
-    pub(super) fn takes(&self) -> usize {
-        self.pass.c.rows.div_ceil(self.plan.take)
+impl ByRows for Task<'_> {
+    fn takes(&self) -> &Takes {
+        &self.takes
     }
 
-    /// Rows that nobody else gets.
-    fn take(&self) -> Option<Range<usize>> {
-        let (rows, end) = (self.plan.take, self.pass.c.rows);
-        if self.next.load(Ordering::Relaxed) >= end {
-            return None;
-        }
-        let row = self.next.fetch_add(rows, Ordering::Relaxed);
-        (row < end).then(|| row..(row + rows).min(end))
+    fn work(&self) -> usize {
+        self.pass.c.rows * self.plan.cols.min(self.pass.c.cols - self.col) * self.pass.depth
+    }
+
+    fn set_behind(&mut self, behind: Places) {
+        self.behind = behind;
     }
 }
 
@@ -78,29 +71,6 @@ pub(super) struct Run<'a, const R: usize, const W: usize, const FMA: bool, const
     pub(super) task: &'a Task<'a>,
     /// What its thread runs next: its weights are asked for meanwhile.
     pub(super) next: Option<&'a Task<'a>>,
-}
-
-/// What a term has in a depth block.
-#[derive(Clone, Copy)]
-struct Segment<'a> {
-    a: View<'a>,
-    b: Operand<'a>,
-    scale: f32,
-    /// Where it begins in the term and in the block.
-    from: usize,
-    at: usize,
-    depth: usize,
-}
-
-/// A depth block on its way through the tiles.
-struct Block<'a> {
-    segments: [Segment<'a>; TERMS],
-    count: usize,
-    depth: usize,
-    /// Its panels: that of column c at depth·c.
-    panels: *mut f32,
-    /// The task's columns of C.
-    c: Out,
 }
 
 impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> WithSimd
@@ -129,7 +99,7 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
     #[inline(always)]
     fn all<S: Simd, const H: usize>(&self, s: S, c: Out) {
         let (task, pass, plan) = (self.task, self.task.pass, self.task.plan);
-        let Some(mut rows) = task.take() else { return };
+        let Some(mut rows) = task.takes.take() else { return };
         let columns = c.cols.next_multiple_of(S::F32_LANES);
         let mut scratch =
             pack::take(plan.kept * columns + TILES * pack::pitch(H, plan.depth.min(pass.depth)));
@@ -146,12 +116,12 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
                 let plus = if end == pass.depth { c.plus } else { Default::default() };
                 let into = if k > 0 { Into::Add } else { c.into };
                 let panels = scratch_ptr.wrapping_add(if whole { k * columns } else { 0 });
-                let (segments, count) = self.segments(k..end);
-                let block = Block { segments, count, depth, panels, c: Out { into, plus, ..c } };
+                let c = Out { into, plus, ..c };
+                let block = Block::new(pass.terms(), k..end, panels, c, task.col);
                 let missing = if whole { laid < end } else { laid != end };
                 if missing {
                     // SAFETY: B has these rows and the columns of this task, the scratch room for its panels.
-                    unsafe { self.pack::<S>(&block) };
+                    unsafe { block.pack::<S, W>() };
                     laid = end;
                 }
                 if missing && end == pass.depth {
@@ -165,32 +135,12 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
                 // SAFETY: the panels are there, the rows were taken once, and the scratch has room for TILES tiles of A.
                 unsafe { self.tiles::<S, H>(s, &block, rows.clone(), packed_a, &mut lines) };
             }
-            match task.take() {
+            match task.takes.take() {
                 Some(next) => rows = next,
                 None => break,
             }
         }
         pack::put(scratch);
-    }
-
-    /// What the terms have in a block, and how many of them have something.
-    #[inline(always)]
-    fn segments(&self, block: Range<usize>) -> ([Segment<'_>; TERMS], usize) {
-        let terms = self.task.pass.terms();
-        let (a, b, scale) = (terms[0].a, terms[0].b, 1.0);
-        let mut segments = [Segment { a, b, scale, from: 0, at: 0, depth: 0 }; TERMS];
-        let (mut count, mut before) = (0, 0);
-        for term in terms {
-            let (lo, hi) = (block.start.max(before), block.end.min(before + term.a.cols));
-            if lo < hi {
-                let (from, at, depth) = (lo - before, lo - block.start, hi - lo);
-                segments[count] =
-                    Segment { a: term.a, b: term.b, scale: term.scale, from, at, depth };
-                count += 1;
-            }
-            before += term.a.cols;
-        }
-        (segments, count)
     }
 
     /// Runs rows against the panels of a block.
@@ -206,12 +156,12 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
         packed_a: *mut f32,
         lines: &mut Lines<'_>,
     ) {
-        let (c, first) = (block.c, block.segments[0]);
-        let pack_a = first.a.col_stride != 1 && c.cols > W * S::F32_LANES;
+        let (c, segments) = (block.c, block.segments());
+        let pack_a = segments[0].a.col_stride != 1 && c.cols > W * S::F32_LANES;
         let mut sides = [Side::EMPTY; TERMS];
         for row in range.clone().step_by(H) {
             let rows = H.min(range.end - row);
-            for (side, seg) in sides.iter_mut().zip(&block.segments).take(block.count) {
+            for (side, seg) in sides.iter_mut().zip(segments) {
                 let (ptr, a) = (seg.a.from(row, seg.from), seg.a);
                 side.left = Left { ptr, row_stride: a.row_stride, step: a.col_stride };
                 side.depth = seg.depth;
@@ -230,15 +180,10 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
             while let Some(v) = panel::<S, W>(c.cols, col) {
                 let lanes = v * S::F32_LANES;
                 let out = c.part(row, col, rows, lanes);
-                for (side, seg) in sides.iter_mut().zip(&block.segments).take(block.count) {
-                    side.right = match in_place(seg, c.rows, out.cols, lanes) {
-                        Some(b) => {
-                            Right { ptr: b.from(seg.from, self.task.col + col), step: b.row_stride }
-                        }
-                        None => Right { ptr: block.panel(seg, col, lanes), step: lanes },
-                    };
+                for (side, seg) in sides.iter_mut().zip(segments) {
+                    side.right = block.right(seg, col, out.cols, lanes);
                 }
-                let sides = &sides[..block.count];
+                let sides = &sides[..segments.len()];
                 // SAFETY: `rows` rows of A and v vectors of B, as deep as the block, and rows of C that are this call's own.
                 unsafe {
                     match (v, rows) {
@@ -256,70 +201,5 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
                 col += lanes;
             }
         }
-    }
-
-    /// Packs every panel of B that is not read in place.
-    ///
-    /// # Safety
-    /// B has the block's rows and the task's columns; there is room for the panels.
-    #[inline(always)]
-    unsafe fn pack<S: Simd>(&self, block: &Block<'_>) {
-        let (c, mut col) = (block.c, 0);
-        while let Some(v) = panel::<S, W>(c.cols, col) {
-            let lanes = v * S::F32_LANES;
-            let width = lanes.min(c.cols - col);
-            for seg in &block.segments[..block.count] {
-                if in_place(seg, c.rows, width, lanes).is_some() {
-                    continue;
-                }
-                let (to, from) = (block.panel(seg, col, lanes), [seg.from, self.task.col + col]);
-                // SAFETY: the panel's part of both.
-                unsafe {
-                    match seg.b {
-                        Operand::F32(b) => {
-                            pack::panel::<S, _>(to, lanes, b, from, [seg.depth, width])
-                        }
-                        Operand::Bf16(b) => {
-                            pack::panel::<S, _>(to, lanes, b, from, [seg.depth, width])
-                        }
-                    }
-                    if seg.scale != 1.0 {
-                        pack::scale(to, seg.depth * lanes, seg.scale);
-                    }
-                }
-            }
-            col += lanes;
-        }
-    }
-}
-
-impl Block<'_> {
-    /// Where a segment's part of the panel from `col` on lies.
-    #[inline(always)]
-    fn panel(&self, seg: &Segment<'_>, col: usize, lanes: usize) -> *mut f32 {
-        self.panels.wrapping_add(self.depth * col + seg.at * lanes)
-    }
-}
-
-/// B, where a panel `width` of `lanes` columns wide is read as it lies.
-#[inline(always)]
-fn in_place<'a>(seg: &Segment<'a>, rows: usize, width: usize, lanes: usize) -> Option<View<'a>> {
-    match seg.b {
-        Operand::F32(b)
-            if b.col_stride == 1 && rows <= FEW_ROWS && width == lanes && seg.scale == 1.0 =>
-        {
-            Some(b)
-        }
-        _ => None,
-    }
-}
-
-/// Vectors of the panel that starts at `col`: W, but the last four are split evenly.
-#[inline(always)]
-fn panel<S: Simd, const W: usize>(cols: usize, col: usize) -> Option<usize> {
-    match cols.saturating_sub(col).div_ceil(S::F32_LANES) {
-        0 => None,
-        4 if W == 3 => Some(2),
-        left => Some(left.min(W)),
     }
 }
