@@ -189,7 +189,7 @@ fn a_pass_takes_what_the_plan_says() {
                     adapted: &|path| m.paths.iter().any(|p| p == path),
                     keep,
                     plain_head: head::has_pass(&m.cx),
-                    bf16_attention: dtypes[0] == DType::BF16,
+                    segment_width: m.decoder.spec.attention().segment_width(&m.cx),
                     widened: false,
                 };
                 let scratch = sizes(&m.cx, &directory(), quantize).unwrap().scratch;

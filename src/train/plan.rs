@@ -174,7 +174,7 @@ fn needs(ask: &Ask<'_>, sizes: &Sizes, tokens: usize, keep: Keeping) -> Memory {
         adapted: &|path| ask.paths.iter().any(|p| p == path),
         keep,
         plain_head: head::has_pass(cx) && !head_adapted,
-        bf16_attention: cx.has_bf16_rows(),
+        segment_width: spec.attention().segment_width(cx),
         widened: cx.gpu().is_none() && cx.products() == DType::BF16 && !cx.has_bf16_products(),
     };
     let activations = footprint::activations(&shape);

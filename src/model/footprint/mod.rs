@@ -32,8 +32,8 @@ pub struct Shape<'a> {
     pub keep: Keeping,
     /// Whether the vocabulary is passed over in parts ([`crate::ops::head`]).
     pub plain_head: bool,
-    /// Whether attention runs in bf16 on the CPU.
-    pub bf16_attention: bool,
+    /// f32 values of a key's gradients in a segment of a long sequence ([`crate::ops::attention::Heads::segment_width`]).
+    pub segment_width: usize,
     /// Whether bf16 values are widened to f32 around every product: processors without bf16 products.
     pub widened: bool,
 }
@@ -51,23 +51,13 @@ pub struct Activations {
 pub fn activations(shape: &Shape<'_>) -> Activations {
     let ledger = pass::train(shape);
     let widened = if shape.widened { widened(shape) } else { 0 };
-    let pooled = ledger.pooled() + segments(shape) + widened;
+    let heads = shape.spec.attention();
+    let segments = 4 * heads.segment_values(shape.tokens, shape.longest, shape.segment_width);
+    let pooled = ledger.pooled() + segments + widened;
     Activations { pooled, live: ledger.most() + widened }
 }
 
-/// The f32 gradients of keys and values of a long sequence's segments (`attention/bf16/backward.rs`), as far as they are touched: the
-/// buffer has room for rounded lengths too.
-fn segments(shape: &Shape<'_>) -> usize {
-    let s = shape.spec;
-    let segments = s.attention().segment_count(shape.longest);
-    if !shape.bf16_attention || segments < 2 {
-        return 0;
-    }
-    // A segment sees the keys up to its end: half of them, one with another.
-    shape.tokens * s.kv_heads * s.head_size.next_multiple_of(64) * (segments + 1) * 4
-}
-
-/// f32 copies around products and attention that are out at a time, by size: what `linear/in_f32.rs`, `lora.rs`, `attention/cpu.rs` and the
+/// f32 copies around products and attention that are out at a time, by size: what `linear/in_f32.rs`, `lora.rs`, `attention/in_f32` and the
 /// head take at most.
 fn widened(shape: &Shape<'_>) -> usize {
     let s = shape.spec;

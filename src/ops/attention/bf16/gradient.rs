@@ -6,9 +6,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::backward::{Inputs, Task};
+use super::backward::Inputs;
 use super::panels::{Block, columns_panels, rows_panel};
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
+use crate::ops::attention::segments::Task;
 use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
 

@@ -10,12 +10,6 @@
 //! Shapes, row-major: `q`, `o`, `dout`, `dq`: `(Nq, heads * size)`; `k`, `v`, `dk`, `dv`:
 //! `(Nk, kv_heads * size)`; `lse`: `(Nq, heads)`. Products take bf16 and accumulate in f32.
 //!
-//! All query heads of a group see the same keys, so a group is treated as **one** head with `group`
-//! times the queries: the *packed rows* of a (span, kv head) are its (query, head of the group)
-//! pairs, head fastest, and packed row `r` stands at position `offset + r / group`. This keeps the
-//! register tiles full when there are few queries (decoding), and makes the sum of `dK` and `dV`
-//! over a group part of an ordinary product.
-//!
 //! Work is divided by shape alone, never by the number of threads, and every sum has a fixed order:
 //! results have the same bits on any number of threads.
 
@@ -25,40 +19,23 @@ mod backward;
 mod forward;
 mod gradient;
 mod panels;
-#[cfg(test)]
-mod tests;
 mod tile;
 
-use super::{Heads, Span};
+use super::Heads;
 use crate::ops::bf16_gemm::supported;
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 
-impl Span {
-    /// The position of the first query.
-    fn offset(&self) -> usize {
-        self.k.len() - self.q.len()
-    }
-}
-
 impl Heads {
-    fn q_width(&self) -> usize {
-        self.heads * self.size
-    }
-
-    fn kv_width(&self) -> usize {
-        self.kv_heads * self.size
-    }
-
     /// The head size rounded up to whole tiles: the row of an f32 accumulator.
     fn lanes(&self) -> usize {
         self.size.next_multiple_of(tile::LANES)
     }
+}
 
-    /// The first key that the query at `position` sees; the last is at `position` itself.
-    fn first_key(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
-    }
+/// f32 values of a key's `dK` and `dV` in a segment.
+pub(super) fn width(heads: Heads) -> usize {
+    2 * heads.lanes()
 }
 
 /// Whether these heads can be computed here.

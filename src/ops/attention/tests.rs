@@ -1,30 +1,24 @@
-//! Forward and backward against a plain reference in f64 on the same bf16 inputs.
+//! Forward and backward, in f32 and where there are instructions in bf16, against a plain reference in f64 on the same inputs, which are
+//! bf16 values.
 
-use super::super::{Heads, Span};
-use super::{backward, forward, supported};
-use crate::ops::Cx;
+use super::{Heads, Saved, Sight, Span, backward, forward};
+use crate::ops::{Buf, Cx, bf16_gemm};
 use candle_core::DType;
 use half::bf16;
 
 struct Case {
     heads: Heads,
     spans: Vec<Span>,
-    q: Vec<bf16>,
-    k: Vec<bf16>,
-    v: Vec<bf16>,
-    dout: Vec<bf16>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    dout: Vec<f32>,
 }
 
-#[derive(Clone, Default)]
-struct Outputs {
-    o: Vec<bf16>,
-    lse: Vec<f32>,
-    dq: Vec<bf16>,
-    dk: Vec<bf16>,
-    dv: Vec<bf16>,
-}
+/// `o`, `lse`, `dq`, `dk`, `dv`.
+type Outputs = [Vec<f32>; 5];
 
-fn noise(len: usize, seed: u64) -> Vec<bf16> {
+fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -32,7 +26,8 @@ fn noise(len: usize, seed: u64) -> Vec<bf16> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 24) as f32
     };
-    (0..len).map(|_| bf16::from_f32((0..12).map(|_| next()).sum::<f32>() - 6.0)).collect()
+    let mut normal = || bf16::from_f32((0..12).map(|_| next()).sum::<f32>() - 6.0).to_f32();
+    (0..len).map(|_| normal()).collect()
 }
 
 /// `lengths` are (queries, keys) of each span.
@@ -43,35 +38,45 @@ fn case(heads: Heads, lengths: &[(usize, usize)]) -> Case {
         spans.push(Span { q: nq..nq + q, k: nk..nk + k });
         (nq, nk) = (nq + q, nk + k);
     }
-    let (q, kv) = (nq * heads.heads * heads.size, nk * heads.kv_heads * heads.size);
+    let (q, kv) = (nq * heads.q_width(), nk * heads.kv_width());
     Case { heads, spans, q: noise(q, 1), k: noise(kv, 2), v: noise(kv, 3), dout: noise(q, 4) }
 }
 
-fn run(case: &Case) -> Outputs {
-    run_with(&Cx::cpu(DType::BF16, 1).unwrap(), case)
+/// f32, and bf16 where there are instructions for it.
+fn dtypes() -> impl Iterator<Item = DType> {
+    let bf16 = bf16_gemm::available().unwrap().then_some(DType::BF16);
+    [DType::F32].into_iter().chain(bf16)
 }
 
-fn run_with(cx: &Cx, case: &Case) -> Outputs {
+/// Whatever an op does not write is NaN.
+fn run(dtype: DType, threads: usize, case: &Case) -> Outputs {
     let Case { heads, spans, q, k, v, dout } = case;
-    let nan = |like: &[bf16]| vec![bf16::NAN; like.len()];
-    let mut out = Outputs {
-        o: nan(q),
-        lse: vec![f32::NAN; q.len() / heads.size],
-        dq: nan(q),
-        dk: nan(k),
-        dv: nan(v),
-    };
-    forward(q, k, v, spans, *heads, &mut out.o, &mut out.lse);
-    let Outputs { o, lse, dq, dk, dv } = &mut out;
-    backward(cx, [q, k, v, o, dout], lse, spans, *heads, [dq, dk, dv]).unwrap();
-    out
+    let cx = Cx::cpu(dtype, threads).unwrap();
+    cx.poison();
+    let (nq, nk) = (q.len() / heads.q_width(), k.len() / heads.kv_width());
+    let of = |values: &[f32], n: usize| cx.from_slice(values, &[n, values.len() / n]).unwrap();
+    let (q, k, v, dout) = (&of(q, nq), &of(k, nk), &of(v, nk), &of(dout, nq));
+    cx.install(|| {
+        let sight = Sight::new(&cx, spans, *heads, nq, nk).unwrap();
+        let (o, lse) = &forward(&cx, q, k, v, &sight, *heads).unwrap();
+        let saved = Saved { q, k, v, o, lse };
+        let (dq, dk, dv) = &backward(&cx, &saved, dout, &sight, *heads).unwrap();
+        [o, lse, dq, dk, dv].map(values)
+    })
+}
+
+fn values(buf: &Buf) -> Vec<f32> {
+    match buf.dtype() {
+        DType::BF16 => buf.bf16().unwrap().iter().map(|x| x.to_f32()).collect(),
+        _ => buf.f32().unwrap().to_vec(),
+    }
 }
 
 /// `o`, `lse`, `dq`, `dk`, `dv` in f64.
 fn reference(case: &Case) -> [Vec<f64>; 5] {
     let Case { heads, spans, .. } = case;
     let Heads { size, .. } = *heads;
-    let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect::<Vec<_>>();
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
     let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
     let mut o = vec![0.0; q.len()];
     let mut lse = vec![0.0; q.len() / size];
@@ -116,29 +121,28 @@ fn reference(case: &Case) -> [Vec<f64>; 5] {
     [o, lse, dq, dk, dv]
 }
 
-/// Compares every output; `floor` is the size below which an expected gradient counts as zero.
+/// Compares every output of each dtype.
 fn compare(case: &Case) {
-    let got = run(case);
     let expected = reference(case);
-    let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect::<Vec<_>>();
-    let lse = got.lse.iter().map(|&x| f64::from(x)).collect();
-    let got = [wide(&got.o), lse, wide(&got.dq), wide(&got.dk), wide(&got.dv)];
-    let label = format!("{:?} {:?}", case.heads, case.spans);
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     // With one visible key dS is exactly zero, but δ comes from a rounded `o`: what is left is
     // rounding noise, to be judged against the size of the other gradients.
-    let unit = norm(&mut case.dout.iter().map(|x| x.to_f64()));
-    for (name, (got, expected)) in
-        ["o", "lse", "dq", "dk", "dv"].iter().zip(got.iter().zip(&expected))
-    {
-        assert!(got.iter().all(|x| x.is_finite()), "{name} has gaps: {label}");
-        let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
-        let size = norm(&mut expected.iter().copied());
-        let floor = if name.starts_with('d') { 0.01 * unit } else { 1e-3 };
-        assert!(error < 1e-2 * size.max(floor), "{name}: {error} of {size}: {label}");
-        if *name == "o" {
-            let worst = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(worst < 2e-2, "{name}: {worst}: {label}");
+    let unit = norm(&mut case.dout.iter().map(|x| f64::from(*x)));
+    for dtype in dtypes() {
+        let (bound, worst_bound) = if dtype == DType::F32 { (1e-5, 2e-5) } else { (1e-2, 2e-2) };
+        let label = format!("{dtype:?} {:?} {:?}", case.heads, case.spans);
+        for (name, (got, expected)) in
+            ["o", "lse", "dq", "dk", "dv"].iter().zip(run(dtype, 1, case).iter().zip(&expected))
+        {
+            assert!(got.iter().all(|x| x.is_finite()), "{name} has gaps: {label}");
+            let errors = || got.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
+            let (error, size) = (norm(&mut errors()), norm(&mut expected.iter().copied()));
+            let floor = if name.starts_with('d') { 0.01 * unit } else { 1e-3 };
+            assert!(error < bound * size.max(floor), "{name}: {error} of {size}: {label}");
+            if *name == "o" {
+                let worst = errors().fold(0.0, f64::max);
+                assert!(worst < worst_bound, "{name}: {worst}: {label}");
+            }
         }
     }
 }
@@ -153,9 +157,6 @@ const WINDOWS: [Option<usize>; 5] = [None, Some(1), Some(3), Some(64), Some(100)
 
 #[test]
 fn short_spans_of_different_lengths() {
-    if !supported() {
-        return;
-    }
     let lengths = [1, 5, 63, 64, 65, 200].map(|n| (n, n));
     for groups in GROUPS {
         for size in SIZES {
@@ -168,9 +169,6 @@ fn short_spans_of_different_lengths() {
 
 #[test]
 fn each_length_alone() {
-    if !supported() {
-        return;
-    }
     for length in [1, 5, 63, 64, 65, 200, 257] {
         for groups in GROUPS {
             compare(&case(heads(groups, 64, None), &[(length, length)]));
@@ -180,9 +178,6 @@ fn each_length_alone() {
 
 #[test]
 fn long_spans() {
-    if !supported() {
-        return;
-    }
     for window in WINDOWS {
         compare(&case(heads((9, 3), 64, window), &[(257, 257), (700, 700)]));
         compare(&case(heads((8, 1), 16, window), &[(700, 700)]));
@@ -195,9 +190,6 @@ fn long_spans() {
 
 #[test]
 fn queries_at_the_end_of_longer_keys() {
-    if !supported() {
-        return;
-    }
     for groups in GROUPS {
         for size in SIZES {
             for window in WINDOWS {
@@ -210,9 +202,6 @@ fn queries_at_the_end_of_longer_keys() {
 
 #[test]
 fn groups_that_do_not_divide_a_chunk() {
-    if !supported() {
-        return;
-    }
     for groups in [(5, 1), (14, 2), (400, 1)] {
         compare(&case(heads(groups, 16, Some(40)), &[(150, 150), (2, 70)]));
     }
@@ -220,63 +209,26 @@ fn groups_that_do_not_divide_a_chunk() {
 
 #[test]
 fn same_bits_on_any_number_of_threads() {
-    if !supported() {
-        return;
-    }
     let case = case(heads((9, 3), 64, None), &[(257, 257), (1100, 1100), (1, 700)]);
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let out = pool.install(|| run(&case));
-        let bits = |x: &[bf16]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let lse = out.lse.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        (bits(&out.o), lse, bits(&out.dq), bits(&out.dk), bits(&out.dv))
-    };
-    let one = on(1);
-    assert!(one == on(2) && one == on(3));
-}
-
-#[test]
-fn batches_of_other_lengths_find_their_sums_in_the_pool() {
-    if !supported() {
-        return;
+    for dtype in dtypes() {
+        let on =
+            |threads| run(dtype, threads, &case).map(|x| x.iter().map(|x| x.to_bits()).collect());
+        let one: [Vec<_>; 5] = on(1);
+        assert!(one == on(2) && one == on(3), "{dtype:?}");
     }
-    let cx = Cx::cpu(DType::BF16, 1).unwrap();
-    cx.set_token_capacity(2000);
-    cx.set_longest_sequence(1999);
-    let heads = heads((3, 1), 16, None);
-    run_with(&cx, &case(heads, &[(700, 700)]));
-    let (before, bytes) = (cx.fresh_allocations(), cx.pooled_bytes());
-    assert!(bytes > 2000 * 64 * 4, "{bytes} bytes are no room for segments");
-    for lengths in [&[(1999, 1999)][..], &[(683, 683), (1300, 1300)], &[(5, 5)], &[(1400, 1400)]] {
-        run_with(&cx, &case(heads, lengths));
-    }
-    assert_eq!(cx.fresh_allocations(), before);
-}
-
-#[test]
-fn batches_of_short_sequences_take_no_room_for_segments() {
-    if !supported() {
-        return;
-    }
-    let cx = Cx::cpu(DType::BF16, 1).unwrap();
-    cx.set_token_capacity(4000);
-    cx.set_longest_sequence(380);
-    run_with(&cx, &case(heads((3, 1), 16, None), &[(380, 380), (380, 380)]));
-    assert!(cx.pooled_bytes() <= 64, "{} bytes", cx.pooled_bytes());
 }
 
 #[test]
 fn rows_outside_the_spans_are_left_alone() {
-    if !supported() {
-        return;
-    }
     let heads = heads((3, 3), 16, None);
     let mut gapped = case(heads, &[(10, 10), (20, 20), (5, 5)]);
     gapped.spans.remove(1);
-    let out = run(&gapped);
-    for x in [&out.o, &out.dq, &out.dk, &out.dv] {
-        let row = 3 * 16;
-        assert!(x[..10 * row].iter().chain(&x[30 * row..]).all(|x| x.is_finite()));
-        assert!(x[10 * row..30 * row].iter().all(|x| x.is_nan()));
+    for dtype in dtypes() {
+        let [o, _, dq, dk, dv] = run(dtype, 1, &gapped);
+        for x in [&o, &dq, &dk, &dv] {
+            let row = 3 * 16;
+            assert!(x[..10 * row].iter().chain(&x[30 * row..]).all(|x| x.is_finite()));
+            assert!(x[10 * row..30 * row].iter().all(|x| x.is_nan()));
+        }
     }
 }
