@@ -65,36 +65,64 @@ impl Tiled for DotProducts<'_> {
 /// Runs passes that write apart from each other, on rayon's current `threads` or on this one.
 pub(super) fn all(arch: Arch, passes: &[Pass<'_>], behind: Places, threads: bool) {
     if !passes.is_empty() {
-        on(arch, All { passes, behind, threads });
+        on(arch, All { passes, behind, threads, half: half(arch) });
     }
 }
+
+/// Vectors of half the length, for C that is no wider than they are: some processors compute twice as many of them at a time.
+#[cfg(target_arch = "x86_64")]
+fn half(arch: Arch) -> Option<Half> {
+    if let Arch::V4(simd) = arch { Some(*simd) } else { None }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn half(_: Arch) -> Option<Half> {
+    None
+}
+
+#[cfg(target_arch = "x86_64")]
+type Half = pulp::x86::V3;
+#[cfg(not(target_arch = "x86_64"))]
+type Half = Scalar128b;
 
 struct All<'a> {
     passes: &'a [Pass<'a>],
     behind: Places,
     threads: bool,
+    half: Option<Half>,
 }
 
 impl Tiled for All<'_> {
     fn run<S: Simd, const R: usize, const W: usize, const FMA: bool>(self, simd: S) {
         let team = team(self.threads);
+        let half = |pass: &Pass<'_>| self.half.filter(|_| pass.c.cols <= Half::F32_LANES);
         let tasks = self.passes.iter().flat_map(|pass| {
-            let tile_rows = if pass.c.cols <= S::F32_LANES { NARROW } else { R };
-            let grid = Grid { tile_rows, panel: W * S::F32_LANES, lanes: S::F32_LANES };
+            let (lanes, panel) = match half(pass) {
+                Some(_) => (Half::F32_LANES, Half::F32_LANES),
+                None => (S::F32_LANES, W * S::F32_LANES),
+            };
+            let tile_rows = if pass.c.cols <= lanes { NARROW } else { R };
             let packed = pass.terms()[0].a.col_stride != 1;
-            let plan = Plan::new([pass.c.rows, pass.c.cols, pass.depth], grid, packed, team);
+            let shape = [pass.c.rows, pass.c.cols, pass.depth];
+            let plan = Plan::new(shape, Grid { tile_rows, panel, lanes }, packed, team);
             (0..pass.c.cols).step_by(plan.cols).map(move |col| Task::new(pass, plan, col))
         });
         if !self.threads {
-            tasks.for_each(|task| run_task::<S, R, W, FMA, false>(simd, &task, None));
+            tasks.for_each(|task| match half(task.pass()) {
+                Some(half) => run_task::<_, 6, 2, FMA, false>(half, &task, None),
+                None => run_task::<_, R, W, FMA, false>(simd, &task, None),
+            });
             return;
         }
-        let run = |task: &_, next: Option<&_>| run_task::<S, R, W, FMA, true>(simd, task, next);
+        let run = |task: &Task<'_>, next: Option<&_>| match half(task.pass()) {
+            Some(half) => run_task::<_, 6, 2, FMA, true>(half, task, next),
+            None => run_task::<_, R, W, FMA, true>(simd, task, next),
+        };
         spread_rows(tasks.collect(), self.behind, run);
     }
 }
 
-/// Runs with an instruction set what nobody else has taken of a task.
+/// Computes with an instruction set what nobody else has taken of a task.
 fn run_task<S: Simd, const R: usize, const W: usize, const FMA: bool, const ASK: bool>(
     simd: S,
     task: &Task<'_>,

@@ -36,6 +36,10 @@ impl<'a> Task<'a> {
         Self { pass, plan, col, takes, behind }
     }
 
+    pub(super) fn pass(&self) -> &'a Pass<'a> {
+        self.pass
+    }
+
     /// Its columns of C.
     fn columns(&self) -> Out {
         self.pass.c.part(0, self.col, usize::MAX, self.plan.cols)
