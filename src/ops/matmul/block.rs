@@ -82,7 +82,8 @@ impl<'a> Block<'a> {
                 if seg.in_place(c.rows, width, lanes).is_some() {
                     continue;
                 }
-                let (to, from) = (self.panel(seg, col, lanes), [seg.from, self.first + col]);
+                let to = self.panel(col).wrapping_add(seg.at * lanes);
+                let from = [seg.from, self.first + col];
                 // SAFETY: the panel's part of both.
                 unsafe {
                     match seg.b {
@@ -102,24 +103,25 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// B of the panel from `col` on, `width` of `lanes` columns wide, as a tile reads it.
+    /// B of the panel from `col` on, `width` of `lanes` columns wide, as a tile reads it: all segments, or one as it lies.
     #[inline(always)]
-    pub(super) fn right(&self, seg: &Segment<'_>, col: usize, width: usize, lanes: usize) -> Right {
+    pub(super) fn right(&self, col: usize, width: usize, lanes: usize) -> Right {
+        let seg = &self.segments[0];
         match seg.in_place(self.c.rows, width, lanes) {
             Some(b) => Right { ptr: b.from(seg.from, self.first + col), step: b.row_stride },
-            None => Right { ptr: self.panel(seg, col, lanes), step: lanes },
+            None => Right { ptr: self.panel(col), step: lanes },
         }
     }
 
-    /// Where a segment's part of the panel from `col` on lies.
+    /// Where the panel from `col` on lies: the segments one below the other.
     #[inline(always)]
-    fn panel(&self, seg: &Segment<'_>, col: usize, lanes: usize) -> *mut f32 {
-        self.panels.wrapping_add(self.depth * col + seg.at * lanes)
+    fn panel(&self, col: usize) -> *mut f32 {
+        self.panels.wrapping_add(self.depth * col)
     }
 }
 
 impl<'a> Segment<'a> {
-    /// B, where a panel `width` of `lanes` columns wide is read as it lies.
+    /// B, where a panel `width` of `lanes` columns wide is read as it lies: never one of several, which have more rows.
     #[inline(always)]
     fn in_place(&self, rows: usize, width: usize, lanes: usize) -> Option<View<'a>> {
         match self.b {

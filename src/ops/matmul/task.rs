@@ -8,7 +8,7 @@ use super::block::{Block, panel};
 use super::pack;
 use super::plan::Plan;
 use super::product::{Pass, TERMS};
-use super::tile::{Left, Out, Side, tile};
+use super::tile::{Left, Out, tile};
 use super::view::Into;
 use crate::ops::prefetch::{Ahead, Lines, PLACES, Places};
 use crate::ops::spread::{ByRows, Takes};
@@ -162,44 +162,48 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
     ) {
         let (c, segments) = (block.c, block.segments());
         let pack_a = segments[0].a.col_stride != 1 && c.cols > W * S::F32_LANES;
-        let mut sides = [Side::EMPTY; TERMS];
+        let mut lefts = [Left::EMPTY; TERMS];
+        for (left, seg) in lefts.iter_mut().zip(segments) {
+            let (ptr, a) = (seg.a.from(0, seg.from), seg.a);
+            *left = Left { ptr, row_stride: a.row_stride, step: a.col_stride, depth: seg.depth };
+        }
+        let (a, lefts) = (segments[0].a, &mut lefts[..segments.len()]);
         for row in range.clone().step_by(H) {
-            let rows = H.min(range.end - row);
-            for (side, seg) in sides.iter_mut().zip(segments) {
-                let (ptr, a) = (seg.a.from(row, seg.from), seg.a);
-                side.left = Left { ptr, row_stride: a.row_stride, step: a.col_stride };
-                side.depth = seg.depth;
-            }
+            let (rows, mut first) = (H.min(range.end - row), row);
             if pack_a {
-                let (tile, at) = ((row - range.start) / H, sides[0].left);
+                let tile = (row - range.start) / H;
                 if tile % TILES == 0 {
-                    let rows = (TILES * H).min(range.end - row);
+                    let (at, rows) =
+                        (a.from(row, segments[0].from), (TILES * H).min(range.end - row));
                     // SAFETY: `rows` x `depth` elements of A; there is room for TILES tiles.
-                    unsafe { pack::tiles::<H>(packed_a, at.ptr, at.step, block.depth, rows) };
+                    unsafe { pack::tiles::<H>(packed_a, at, a.col_stride, block.depth, rows) };
                 }
                 let ptr = packed_a.wrapping_add(tile % TILES * pack::pitch(H, block.depth));
-                sides[0].left = Left { ptr, row_stride: 1, step: H };
+                (first, lefts[0]) = (0, Left { ptr, row_stride: 1, step: H, ..lefts[0] });
             }
             let mut col = 0;
             while let Some(v) = panel::<S, W>(c.cols, col) {
                 let lanes = v * S::F32_LANES;
                 let out = c.part(row, col, rows, lanes);
-                for (side, seg) in sides.iter_mut().zip(segments) {
-                    side.right = block.right(seg, col, out.cols, lanes);
-                }
-                let sides = &sides[..segments.len()];
+                let right = block.right(col, out.cols, lanes);
                 // SAFETY: `rows` rows of A and v vectors of B, as deep as the block, and rows of C that are this call's own.
                 unsafe {
                     match (v, rows) {
-                        (3, 1) if W == 3 => tile::<S, 1, 3, FMA, ASK>(s, sides, out, lines),
-                        (3, 2..=4) if W == 3 => tile::<S, 4, 3, FMA, ASK>(s, sides, out, lines),
-                        (3, _) if W == 3 => tile::<S, R, 3, FMA, ASK>(s, sides, out, lines),
-                        (2, 1) => tile::<S, 1, 2, FMA, ASK>(s, sides, out, lines),
-                        (2, 2..=4) => tile::<S, 4, 2, FMA, ASK>(s, sides, out, lines),
-                        (2, _) => tile::<S, R, 2, FMA, ASK>(s, sides, out, lines),
-                        (_, 1) => tile::<S, 1, 1, FMA, ASK>(s, sides, out, lines),
-                        (_, 2..=4) => tile::<S, 4, 1, FMA, ASK>(s, sides, out, lines),
-                        _ => tile::<S, NARROW, 1, FMA, ASK>(s, sides, out, lines),
+                        (3, 1) if W == 3 => {
+                            tile::<S, 1, 3, FMA, ASK>(s, lefts, first, right, out, lines)
+                        }
+                        (3, 2..=4) if W == 3 => {
+                            tile::<S, 4, 3, FMA, ASK>(s, lefts, first, right, out, lines)
+                        }
+                        (3, _) if W == 3 => {
+                            tile::<S, R, 3, FMA, ASK>(s, lefts, first, right, out, lines)
+                        }
+                        (2, 1) => tile::<S, 1, 2, FMA, ASK>(s, lefts, first, right, out, lines),
+                        (2, 2..=4) => tile::<S, 4, 2, FMA, ASK>(s, lefts, first, right, out, lines),
+                        (2, _) => tile::<S, R, 2, FMA, ASK>(s, lefts, first, right, out, lines),
+                        (_, 1) => tile::<S, 1, 1, FMA, ASK>(s, lefts, first, right, out, lines),
+                        (_, 2..=4) => tile::<S, 4, 1, FMA, ASK>(s, lefts, first, right, out, lines),
+                        _ => tile::<S, NARROW, 1, FMA, ASK>(s, lefts, first, right, out, lines),
                     }
                 }
                 col += lanes;

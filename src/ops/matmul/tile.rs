@@ -12,36 +12,25 @@ use std::{
     mem::transmute_copy,
 };
 
-/// A's rows of one tile: element (r, k) at `ptr[r·row_stride + k·step]`.
+/// What a term has of A: element (r, k) at `ptr[r·row_stride + k·step]`, k < depth.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub(super) ptr: *const f32,
     pub(super) row_stride: usize,
     pub(super) step: usize,
+    pub(super) depth: usize,
 }
 
-/// B's columns of one tile: element (k, c) at `ptr[k·step + c]`, all V vectors readable.
+impl Left {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Left { ptr: std::ptr::null(), row_stride: 0, step: 0, depth: 0 };
+}
+
+/// B's columns of one tile, the terms one below the other: element (k, c) at `ptr[k·step + c]`, all V vectors readable.
 #[derive(Clone, Copy)]
 pub(super) struct Right {
     pub(super) ptr: *const f32,
     pub(super) step: usize,
-}
-
-/// What a term gives to a tile.
-#[derive(Clone, Copy)]
-pub(super) struct Side {
-    pub(super) left: Left,
-    pub(super) right: Right,
-    pub(super) depth: usize,
-}
-
-impl Side {
-    /// Nothing.
-    pub(super) const EMPTY: Self = Side {
-        left: Left { ptr: std::ptr::null(), row_stride: 0, step: 0 },
-        right: Right { ptr: std::ptr::null(), step: 0 },
-        depth: 0,
-    };
 }
 
 /// C, or a part of it: element (r, c) at `ptr[r·row_stride + c·col_stride]`.
@@ -137,11 +126,11 @@ impl Out {
     }
 }
 
-/// One tile of at most R rows x V vectors: the sums of all sides. Asks for lines meanwhile.
+/// One tile of at most R rows x V vectors: the sums of all terms, whose rows of A begin at `row`. Asks for lines meanwhile.
 ///
 /// # Safety
-/// Every side has `out.rows` ≥ 1 rows and `depth` columns of A, and `depth` rows of V vectors of B; `out` has at most R x V vectors that
-/// nobody else accesses, and what is added to them is readable.
+/// Every term has `out.rows` ≥ 1 rows and `depth` columns of A, and B has as many rows of V vectors as they have columns together; `out`
+/// has at most R x V vectors that nobody else accesses, and what is added to them is readable.
 #[inline(always)]
 pub(super) unsafe fn tile<
     S: Simd,
@@ -151,44 +140,45 @@ pub(super) unsafe fn tile<
     const ASK: bool,
 >(
     s: S,
-    sides: &[Side],
+    lefts: &[Left],
+    row: usize,
+    right: Right,
     out: Out,
     lines: &mut Lines<'_>,
 ) {
     let mut acc = [[s.splat_f32s(0.0); V]; R];
-    let mut next = sides.as_ptr_range();
+    let mut next = lefts.as_ptr_range();
+    let mut at = right.ptr;
     // Entered at least once: for sums that may never have been touched the compiler keeps zeros in memory.
     loop {
         // SAFETY: before the end.
-        let side = unsafe { next.start.read() };
-        let (a, b) = (side.left, side.right);
+        let a = unsafe { next.start.read() };
         // Rows past the end repeat the last one: computed, never stored.
         let mut rows = [a.ptr; R];
-        for (r, row) in rows.iter_mut().enumerate() {
-            *row = a.ptr.wrapping_add(r.min(out.rows - 1) * a.row_stride);
+        for (r, ptr) in rows.iter_mut().enumerate() {
+            *ptr = a.ptr.wrapping_add((row + r.min(out.rows - 1)) * a.row_stride);
         }
         // Without the checks of a build for tests, which would keep the sums out of registers.
-        let (mut offset, mut at) = (0usize, b.ptr);
-        let mut depth = side.depth;
+        let (mut offset, mut depth) = (0usize, a.depth);
         while depth > 0 {
             let steps = if ASK { lines.ask(depth) } else { depth };
             depth -= steps;
             for _ in 0..steps {
-                let mut right = [s.splat_f32s(0.0); V];
-                for (v, right) in right.iter_mut().enumerate() {
-                    // SAFETY: row k < depth of B, of which all V vectors are readable.
-                    *right = unsafe { load::<S>(at, v) };
+                let mut vectors = [s.splat_f32s(0.0); V];
+                for (v, vector) in vectors.iter_mut().enumerate() {
+                    // SAFETY: row k of B, of which all V vectors are readable.
+                    *vector = unsafe { load::<S>(at, v) };
                 }
                 for r in 0..R {
                     // SAFETY: column k < depth of a row of A.
                     let left =
                         s.splat_f32s(unsafe { rows[r].wrapping_add(offset).read_unaligned() });
                     for v in 0..V {
-                        acc[r][v] = mul_add::<S, FMA>(s, left, right[v], acc[r][v]);
+                        acc[r][v] = mul_add::<S, FMA>(s, left, vectors[v], acc[r][v]);
                     }
                 }
                 offset = offset.wrapping_add(a.step);
-                at = at.wrapping_add(b.step);
+                at = at.wrapping_add(right.step);
             }
         }
         next.start = next.start.wrapping_add(1);
