@@ -1,17 +1,17 @@
-//! What a training step in bf16 computes beside its layers' frozen products, part by part: `cargo bench --bench parts -- SEQUENCES LENGTH V C F H K R LAYERS`
-//! prints one line of JSON, the seconds that each takes in a step of all layers, the least of half a second's turns.
+//! What a training step in bf16 or f32 computes beside its layers' frozen products, part by part:
+//! `cargo bench --bench parts -- DTYPE SEQUENCES LENGTH V C F H K R LAYERS` prints one line of JSON, the seconds that each takes in a step of all
+//! layers, the least of half a second's turns.
 //!
-//! Each part runs alone, on all cores, on operands that lie in a cache where they fit; the head's weight does not. With the layers' products (`products`) the sum
-//! estimates a step that waits for no memory. The wide sides of the adapters' products belong to the frozen ones (`ops/bf16_gemm`) and are not here, nor are
-//! NF4's codes.
+//! Each part runs alone, on all cores, on operands that lie in a cache where they fit; the head's weight does not. With the layers' products
+//! (`products`) the sum estimates a step that waits for no memory. The wide sides of the adapters' products belong to the frozen ones
+//! (`ops/bf16_gemm`, `ops/matmul`) and are not here, nor are NF4's codes.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
 mod shared;
 
-use candle_core::DType;
 use half::bf16;
-use shared::{buf, least, noise};
+use shared::{buf, dtype, least, noise};
 use vft::ops::attention::{self, Heads, Saved, Sight, Span};
 use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
@@ -159,13 +159,18 @@ impl Step {
 fn main() {
     // Cargo adds an option of its own.
     let words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
-    let numbers: Vec<usize> = words.map(|word| word.parse().unwrap()).collect();
-    let [sequences, length, v, c, f, h, k, r, layers] = numbers[..] else {
-        println!("usage: cargo bench --bench parts -- SEQUENCES LENGTH V C F H K R LAYERS");
+    let words: Vec<String> = words.collect();
+    let Some((name, numbers)) = words.split_first().filter(|(_, numbers)| numbers.len() == 9)
+    else {
+        println!(
+            "usage: cargo bench --bench parts -- bf16|f32 SEQUENCES LENGTH V C F H K R LAYERS"
+        );
         return;
     };
+    let numbers: Vec<usize> = numbers.iter().map(|word| word.parse().unwrap()).collect();
+    let [sequences, length, v, c, f, h, k, r, layers] = numbers[..] else { return };
     assert!(c.is_multiple_of(h), "heads of C / H");
-    let cx = Cx::cpu(DType::BF16, 0).unwrap();
+    let cx = Cx::cpu(dtype(name), 0).unwrap();
     let mut step = Step { cx, sequences, length, layers, found: Vec::new() };
     let (size, kv) = (c / h, c / h * k);
     step.attention(Heads { heads: h, kv_heads: k, size, window: None });

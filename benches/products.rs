@@ -1,5 +1,5 @@
-//! The frozen products of a training step alone: `cargo bench --bench products -- ROWS OUTxIN...` prints one line of JSON, for each weight the
-//! seconds of y = x Wᵀ and of dx = dy W with ROWS rows in bf16, the least of a second's turns.
+//! The frozen products of a training step alone: `cargo bench --bench products -- DTYPE ROWS OUTxIN...` prints one line of JSON, for each
+//! weight, bf16 as in a file, the seconds of y = x Wᵀ and of dx = dy W with ROWS rows in bf16 or f32, the least of a second's turns.
 //!
 //! Nothing else of a step is in it: no attention, no adapters, no loss. Each product runs alone; a step runs those that share an input
 //! together, and adds up their dx where they lie.
@@ -8,9 +8,8 @@
 
 mod shared;
 
-use candle_core::DType;
 use half::bf16;
-use shared::{buf, least, noise};
+use shared::{buf, dtype, least, noise};
 use vft::ops::linear::{self, Back, Plus};
 use vft::ops::{Cx, Weight};
 
@@ -18,11 +17,11 @@ fn main() {
     // Cargo adds an option of its own.
     let words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
     let words: Vec<String> = words.collect();
-    let Some((rows, weights)) = words.split_first() else {
-        println!("usage: cargo bench --bench products -- ROWS OUTxIN...");
+    let [name, rows, weights @ ..] = &words[..] else {
+        println!("usage: cargo bench --bench products -- bf16|f32 ROWS OUTxIN...");
         return;
     };
-    let (cx, rows) = (Cx::cpu(DType::BF16, 0).unwrap(), rows.parse().unwrap());
+    let (cx, rows) = (Cx::cpu(dtype(name), 0).unwrap(), rows.parse().unwrap());
     let found: Vec<String> = weights
         .iter()
         .map(|weight| {

@@ -85,10 +85,10 @@ def least(run):
     while time.perf_counter() < end:
         begun = time.perf_counter(); run(); times.append(time.perf_counter() - begun)
     return min(times)
-found, rows = {}, int(sys.argv[1])
-for weight in sys.argv[2:]:
+found, dtype, rows = {}, dict(bf16=torch.bfloat16, f32=torch.float32)[sys.argv[1]], int(sys.argv[2])
+for weight in sys.argv[3:]:
     out, inp = map(int, weight.split("x"))
-    w, x, dy = (torch.randn(*shape).bfloat16() for shape in ((out, inp), (rows, inp), (rows, out)))
+    w, x, dy = (torch.randn(*shape).to(dtype) for shape in ((out, inp), (rows, inp), (rows, out)))
     found[weight] = [least(lambda: torch.nn.functional.linear(x, w)), least(lambda: dy @ w)]
 print(json.dumps(found))
 '''
@@ -303,65 +303,69 @@ def losses(a):
     print(f"| held out | {p['held']:.5f} | {v['held']:.5f} | {v['held'] / p['held'] - 1:+.1e} |\n\nworst of {len(v['losses'])} steps: {worst:.1e}")
 
 
+# What the tables of products and of parts are made of.
+STEPS = [("135M", "bf16"), ("360M", "bf16"), ("135M", "f32")]
+
+
 @functools.cache
-def least_products(bench, rounds_of, shape):
+def least_products(bench, rounds_of, shape, dtype):
     """Seconds of y and of dx for each weight, by torch and by vft, at 512 rows: the least of all rounds."""
     rounds = []
     for _ in range(rounds_of):
-        commands = ([sys.executable, "-c", TORCH, "512"], [bench, "512"])
+        commands = ([sys.executable, "-c", TORCH, dtype, "512"], [bench, dtype, "512"])
         rounds.append([json.loads(subprocess.run([*command, *weights(shape, part)], check=True, capture_output=True, text=True).stdout) for command, part in zip(commands, HEAD_ROWS)])
     return [[[min(r[side][w][i] for r in rounds) for i in (0, 1)] for w in weights(shape, part)] for side, part in enumerate(HEAD_ROWS)]
 
 
 def products(a):
-    """A step's frozen products in bf16 alone, one by one, 512 rows, at their fastest."""
+    """A step's frozen products alone, one by one, 512 rows, at their fastest."""
     print("| shape | weight | torch y, GFLOP/s | torch dx | vft y | vft dx |\n|---|---|---|---|---|---|")
     limits, totals = json.loads(a.limits) if a.limits else {}, []
-    peak = limits.get("bf16_gflops")
-    for shape in ("135M", "360M"):
-        both = least_products(a.products, a.rounds, shape)
+    for shape, dtype in STEPS:
+        both = least_products(a.products, a.rounds, shape, dtype)
         for i, names in enumerate(zip(*(weights(shape, part) for part in HEAD_ROWS))):
             rates = [1024 * out * inp / s / 1e9 for side, name in zip(both, names) for out, inp in [map(int, name.split("x"))] for s in side[i]]
-            print(f"| {shape} | {' / '.join(dict.fromkeys(names)).replace('x', ' x ')} | " + " | ".join(f"{r:.0f}" for r in rates) + " |", flush=True)
-        totals += [(shape, name, again, *(products_alone(shape, side, part, again) for side, part in zip(both, HEAD_ROWS))) for name, again in again_cases(shape)]
+            print(f"| {shape} {dtype} | {' / '.join(dict.fromkeys(names)).replace('x', ' x ')} | " + " | ".join(f"{r:.0f}" for r in rates) + " |", flush=True)
+        totals += [(shape, dtype, name, again, *(products_alone(shape, side, part, again) for side, part in zip(both, HEAD_ROWS))) for name, again in again_cases(shape, dtype)]
     print("\n| all products of a step of 512 tokens | torch, s | vft, s | tokens/s of products alone, torch | vft | share of the register peak, torch | vft |\n|---|---|---|---|---|---|---|")
-    for shape, name, again, *seconds in totals:
+    for shape, dtype, name, again, *seconds in totals:
+        peak = limits.get(f"{dtype}_gflops")
         done = 512 * (flops(shape) + again_flops(shape, again)) / 1e9
         shares = [f"{100 * done / s / peak:.0f} %" if peak else "" for s in seconds]
-        print(f"| {shape}, {name} again | " + " | ".join([f"{s:.3f}" for s in seconds] + [f"{512 / s:.0f}" for s in seconds] + shares) + " |")
+        print(f"| {shape} {dtype}, {name} again | " + " | ".join([f"{s:.3f}" for s in seconds] + [f"{512 / s:.0f}" for s in seconds] + shares) + " |")
 
 
-def again_cases(shape):
+def again_cases(shape, dtype):
     # 16 layers are what the row of `auto` takes.
-    return [("nothing", {}), ("full checkpointing's", {"full": SHAPES[shape][3] - 1})] + [("gate and up of 16 layers", {"mlp": 16})] * (shape == "360M")
+    return [("nothing", {})] + [("full checkpointing's", {"full": SHAPES[shape][3] - 1})] * (dtype == "bf16") + [("gate and up of 16 layers", {"mlp": 16})] * (shape == "360M")
 
 
 def parts(a):
-    """All that a step of 512 tokens in bf16 computes, each part of it alone and at its fastest; of what is computed again the products and attention only."""
-    works, rank = {"135M": (2, 256), "360M": (1, 512)}, 8
-    found = {}
-    for shape, (sequences, length) in works.items():
+    """All that a step of 512 tokens computes, each part of it alone and at its fastest; of what is computed again the products and attention only."""
+    found, rank = {}, 8
+    for shape, dtype in STEPS:
+        sequences, length = {"135M": (2, 256), "360M": (1, 512)}[shape]
         v, c, f, l, h, k = SHAPES[shape]
-        command = [a.parts, *map(str, (sequences, length, v, c, f, h, k, rank, l))]
+        command = [a.parts, dtype, *map(str, (sequences, length, v, c, f, h, k, rank, l))]
         runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(a.rounds)]
-        own = least_products(a.products, a.rounds, shape)[1]
+        own = least_products(a.products, a.rounds, shape, dtype)[1]
         head = v / HEAD_ROWS[1] * sum(own[4])
         layers = products_alone(shape, own, HEAD_ROWS[1], {}) - head
         wide = 2 * rank * l * (2 * (c + h * (c // h)) + 2 * (c + k * (c // h)) + 3 * (c + f)) # of the adapters, in the frozen products' tiles
         rate = (flops(shape) - 4 * v * c) / layers
         seconds = {"frozen products of the layers": layers, "adapters' wide sides, at the products' rate": wide / rate}
         seconds |= {name: min(run[name] for run in runs) for name in runs[0]}
-        found[shape] = (own, seconds)
-    print(f"| part | {', ms | '.join(works)}, ms |\n|---|" + "---|" * len(works))
+        found[shape, dtype] = (own, seconds)
+    print(f"| part | {', ms | '.join(map(' '.join, STEPS))}, ms |\n|---|" + "---|" * len(STEPS))
     for name in next(iter(found.values()))[1]:
         print(f"| {name} | " + " | ".join(f"{1e3 * seconds[name]:.1f}" for _, seconds in found.values()) + " |")
     print("\n| a step of 512 tokens | all parts, s | tokens/s |\n|---|---|---|")
-    for shape, (own, seconds) in found.items():
-        for name, again in again_cases(shape):
+    for (shape, dtype), (own, seconds) in found.items():
+        for name, again in again_cases(shape, dtype):
             more = products_alone(shape, own, HEAD_ROWS[1], again) - products_alone(shape, own, HEAD_ROWS[1], {})
             more += again.get("full", 0) / SHAPES[shape][3] * seconds["attention, forward"]
             total = sum(seconds.values()) + more
-            print(f"| {shape}, {name} again | {total:.3f} | {512 / total:.0f} |")
+            print(f"| {shape} {dtype}, {name} again | {total:.3f} | {512 / total:.0f} |")
 
 
 def start(a):

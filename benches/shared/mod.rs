@@ -1,8 +1,18 @@
 //! What benches that print seconds have in common.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 
+use candle_core::DType;
 use std::time::{Duration, Instant};
 use vft::ops::{Buf, Cx};
+
+/// The dtype of values between ops by its name: bf16 or f32.
+pub(crate) fn dtype(name: &str) -> DType {
+    match name {
+        "bf16" => DType::BF16,
+        "f32" => DType::F32,
+        _ => panic!("{name} is neither bf16 nor f32"),
+    }
+}
 
 /// Values from -1 to 1 that repeat late.
 pub(crate) fn noise(n: usize) -> impl Iterator<Item = f32> {
