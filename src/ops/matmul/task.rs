@@ -172,7 +172,7 @@ impl<const R: usize, const W: usize, const FMA: bool, const ASK: bool> Run<'_, R
             let (rows, mut first) = (H.min(range.end - row), row);
             if pack_a {
                 let tile = (row - range.start) / H;
-                if tile % TILES == 0 {
+                if tile.is_multiple_of(TILES) {
                     let (at, rows) =
                         (a.from(row, segments[0].from), (TILES * H).min(range.end - row));
                     // SAFETY: `rows` x `depth` elements of A; there is room for TILES tiles.
