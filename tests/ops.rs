@@ -237,14 +237,16 @@ fn lora_is_candles() {
         .unwrap();
     let theirs = (theirs + residual.to_tensor().unwrap()).unwrap();
     assert_close("y", y.f32().unwrap(), &values(&theirs));
-    let (mut da, mut db) = (vec![0.0; 3 * C], vec![0.0; 37 * 3]);
+    // What there is is added to.
+    let (mut da, mut db) = (vec![0.5; 3 * C], vec![0.5; 37 * 3]);
     let into = Gradients::Host(&mut da, &mut db);
     let du = lora::backward(&cx, &[(&dy, f)]).unwrap().remove(0);
     let seen = Seen { x: &x, mask: None, u: &u, du: &du, dy: &dy, scale: f.scale };
     lora::gradients(&cx, vec![(seen, into)]).unwrap();
     let low_rank = Some((&du, f, None));
     let dx = linear::backward(&cx, &[Back { low_rank, ..frozen(&dy, &weight) }]).unwrap();
-    let grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
+    let mut grads = gradients(&theirs, &dy, &[&xv, &av, &bv]);
+    grads[1..].iter_mut().flatten().for_each(|g| *g += 0.5);
     for (what, ours, theirs) in
         [("dx", dx.f32().unwrap(), &grads[0]), ("da", &da, &grads[1]), ("db", &db, &grads[2])]
     {

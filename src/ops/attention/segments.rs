@@ -55,18 +55,7 @@ pub(super) fn each<'a>(
     segment: impl Fn(&Task<'a>, &mut [f32]) + Sync,
     write: impl Fn(Range<usize>, &[(&Task<'a>, &[f32])]) + Sync,
 ) -> Result<()> {
-    let mut tasks: Vec<Task<'a>> = spans
-        .iter()
-        .flat_map(|span| (0..heads.kv_heads).map(move |kv_head| (span, kv_head)))
-        .flat_map(|(span, kv_head)| segments(span, kv_head, heads, layout.chunk))
-        .collect();
-    let mut total = 0;
-    for task in &mut tasks {
-        if let Some(sums) = &mut task.sums {
-            *sums = total..total + task.keys.len() * layout.width;
-            total = sums.end;
-        }
-    }
+    let (tasks, total) = tasks(spans, heads, layout);
     // The long tasks first, so that no long one is left for the end.
     let mut order: Vec<&Task<'a>> = tasks.iter().collect();
     order.sort_by_key(|task| Reverse(task.rows.len() * task.keys.len()));
@@ -104,6 +93,23 @@ pub(super) fn each<'a>(
         });
     });
     Ok(())
+}
+
+/// The tasks of all spans, in order, and how many values their sums are.
+fn tasks(spans: &[Span], heads: Heads, layout: Layout) -> (Vec<Task<'_>>, usize) {
+    let mut tasks: Vec<_> = spans
+        .iter()
+        .flat_map(|span| (0..heads.kv_heads).map(move |kv_head| (span, kv_head)))
+        .flat_map(|(span, kv_head)| segments(span, kv_head, heads, layout.chunk))
+        .collect();
+    let mut total = 0;
+    for task in &mut tasks {
+        if let Some(sums) = &mut task.sums {
+            *sums = total..total + task.keys.len() * layout.width;
+            total = sums.end;
+        }
+    }
+    (tasks, total)
 }
 
 /// Elements of the sums of a batch's segments as far as they are touched: the buffer has room for rounded lengths too.
@@ -203,6 +209,19 @@ mod tests {
             run(&cx, lengths);
         }
         assert_eq!(cx.fresh_allocations(), before);
+    }
+
+    #[test]
+    fn the_values_that_are_planned_are_those_of_the_segments() {
+        let layout = Layout { chunk: CHUNK, width: 32 };
+        for (group, length) in [(3, 700), (3, 2048), (1, 4096), (8, 300)] {
+            let heads = Heads { heads: 2 * group, kv_heads: 2, size: 16, window: None };
+            let spans = [Span { q: 0..length, k: 0..length }];
+            let (_, taken) = tasks(&spans, heads, layout);
+            let planned = summed(length, length, heads, layout.width);
+            let ratio = planned as f64 / taken as f64;
+            assert!((ratio - 1.0).abs() < 0.05, "{group} x {length}: {planned} of {taken}");
+        }
     }
 
     #[test]
