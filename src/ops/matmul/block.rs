@@ -79,7 +79,7 @@ impl<'a> Block<'a> {
             let lanes = v * S::F32_LANES;
             let width = lanes.min(c.cols - col);
             for seg in self.segments() {
-                if seg.in_place(c.rows, width, lanes).is_some() {
+                if self.in_place(seg, width, lanes).is_some() {
                     continue;
                 }
                 let to = self.panel(col).wrapping_add(seg.at * lanes);
@@ -107,7 +107,7 @@ impl<'a> Block<'a> {
     #[inline(always)]
     pub(super) fn right(&self, col: usize, width: usize, lanes: usize) -> Right {
         let seg = &self.segments[0];
-        match seg.in_place(self.c.rows, width, lanes) {
+        match self.in_place(seg, width, lanes) {
             Some(b) => Right { ptr: b.from(seg.from, self.first + col), step: b.row_stride },
             None => Right { ptr: self.panel(col), step: lanes },
         }
@@ -118,16 +118,13 @@ impl<'a> Block<'a> {
     fn panel(&self, col: usize) -> *mut f32 {
         self.panels.wrapping_add(self.depth * col)
     }
-}
 
-impl<'a> Segment<'a> {
-    /// B, where a panel `width` of `lanes` columns wide is read as it lies: never one of several, which have more rows.
+    /// B, where a panel `width` of `lanes` columns wide is read as it lies: only where there is nothing below it.
     #[inline(always)]
-    fn in_place(&self, rows: usize, width: usize, lanes: usize) -> Option<View<'a>> {
-        match self.b {
-            Operand::F32(b)
-                if b.col_stride == 1 && rows <= FEW_ROWS && width == lanes && self.scale == 1.0 =>
-            {
+    fn in_place(&self, seg: &Segment<'a>, width: usize, lanes: usize) -> Option<View<'a>> {
+        let few = self.count == 1 && self.c.rows <= FEW_ROWS;
+        match seg.b {
+            Operand::F32(b) if b.col_stride == 1 && few && width == lanes && seg.scale == 1.0 => {
                 Some(b)
             }
             _ => None,
