@@ -57,8 +57,8 @@ pub fn activations(shape: &Shape<'_>) -> Activations {
     Activations { pooled, live: ledger.most() + widened }
 }
 
-/// f32 copies around products and attention that are out at a time, by size: what `linear/in_f32.rs`, `lora.rs`, `attention/in_f32` and the
-/// head take at most.
+/// f32 copies around products and attention that are out at a time, by size: what `linear/in_f32.rs`, `lora/in_f32.rs`, `attention/in_f32` and
+/// the head take at most.
 fn widened(shape: &Shape<'_>) -> usize {
     let s = shape.spec;
     let (qd, kd) = (s.heads * s.head_size, s.kv_heads * s.head_size);

@@ -21,22 +21,24 @@ fn run(products: Vec<One<'_>>) {
 pub(super) fn forward(cx: &Cx, x: &Buf, factors: &[Factors<'_>]) -> Result<Vec<Buf>> {
     let (n, k, x) = (x.rows(), x.cols(), cx.wide_operand(x)?);
     let x = View::new(x.f32()?, n, k);
-    let (mut us, mut all) = (Vec::with_capacity(factors.len()), Vec::with_capacity(factors.len()));
-    for f in factors {
-        us.push(cx.alloc_f32(&[n, f.r])?);
-        all.push(cx.factor(f.a, [f.r, k], 1.0)?.0);
+    let mut us = Vec::with_capacity(factors.len());
+    for factors in factors.chunks(together(cx, factors.len())) {
+        let (mut all, mut some) = (Vec::new(), Vec::new());
+        for f in factors {
+            all.push(cx.factor(f.a, [f.r, k], 1.0)?.0);
+            some.push(cx.alloc_f32(&[n, f.r])?);
+        }
+        let mut products = Vec::new();
+        for ((u, a), f) in some.iter_mut().zip(&all).zip(factors) {
+            let term = Term { a: x, b: View::new(a.f32()?, f.r, k).t().into(), scale: 1.0 };
+            products.push((ViewMut::new(u.f32_mut()?, n, f.r), Into::Overwrite, term));
+        }
+        run(products);
+        for u in some {
+            us.push(cx.into_operand(u)?);
+        }
     }
-    let mut products = Vec::with_capacity(factors.len());
-    for ((u, a), f) in us.iter_mut().zip(&all).zip(factors) {
-        let b = View::new(a.f32()?, f.r, k).t().into();
-        products.push((
-            ViewMut::new(u.f32_mut()?, n, f.r),
-            Into::Overwrite,
-            Term { a: x, b, scale: 1.0 },
-        ));
-    }
-    run(products);
-    us.into_iter().map(|u| cx.into_operand(u)).collect()
+    Ok(us)
 }
 
 /// du = s·dy·B.
