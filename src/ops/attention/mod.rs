@@ -17,6 +17,7 @@
 mod bf16;
 mod gpu;
 mod in_f32;
+mod packed;
 mod segments;
 mod sight;
 
@@ -128,7 +129,7 @@ impl Heads {
     }
 }
 
-/// o (Nq, H·D) and the log-sum-exp (Nq, H).
+/// o (Nq, H·D) and the log-sum-exp (Nq, H); rows outside the spans are of any content.
 ///
 /// # Errors
 /// When the shapes disagree.
@@ -168,7 +169,7 @@ pub struct Saved<'a> {
     pub lse: &'a Buf,
 }
 
-/// dq, dk, dv as new buffers.
+/// dq, dk, dv as new buffers; rows outside the spans are of any content.
 ///
 /// # Errors
 /// When the shapes disagree.

@@ -66,7 +66,7 @@ fn visible_rows(
     let (mut keys, mut queries) = (vec![[0; 2]; nq], vec![[0; 2]; nk]);
     let range = |from: usize, r: Range<usize>| [(from + r.start) as u32, (from + r.end) as u32];
     for span in spans {
-        let (n, offset) = (span.q.len(), span.k.len() - span.q.len());
+        let (n, offset) = (span.q.len(), span.offset());
         for i in 0..n {
             keys[span.q.start + i] = range(span.k.start, heads.visible(offset + i));
         }

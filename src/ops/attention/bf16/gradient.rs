@@ -9,6 +9,7 @@ use half::bf16;
 use super::backward::Inputs;
 use super::panels::{Block, columns_panels, rows_panel};
 use super::tile::{self, LANES, ROWS, VECTOR, Walk};
+use crate::ops::attention::packed::Packed;
 use crate::ops::attention::segments::Task;
 use crate::ops::lines::Buffer;
 use crate::ops::shared::Shared;
@@ -54,12 +55,9 @@ pub(super) unsafe fn segment(
     dq: Shared<bf16>,
 ) {
     let heads = inputs.heads;
-    let (size, group, lanes) = (heads.size, heads.group(), heads.lanes());
-    let offset = task.span.offset();
-    // The query and the head of a packed row.
-    let place = |row: usize| (task.span.q.start + row / group, task.kv_head * group + row % group);
-    let element = |(query, head): (usize, usize)| query * heads.q_width() + head * size;
-    let kv_at = task.span.k.start * heads.kv_width() + task.kv_head * size;
+    let (size, lanes) = (heads.size, heads.lanes());
+    let packed = Packed { span: task.span, kv_head: task.kv_head, heads };
+    let kv_at = packed.key(0);
     sums.fill(0.0);
 
     for first in task.rows.clone().step_by(CHUNK) {
@@ -69,22 +67,19 @@ pub(super) unsafe fn segment(
         let positions = scratch.positions.zeroed(CHUNK);
         lse.fill(NO_ROW);
         for (i, row) in rows.clone().enumerate() {
-            let ahead = element(place(row + AHEAD));
+            let ahead = packed.element(row + AHEAD);
             for x in [inputs.dout, inputs.o, inputs.q] {
                 tile::ask(x, ahead, size);
             }
-            let (query, head) = place(row);
-            let at = element((query, head));
+            let ((query, head), at) = (packed.place(row), packed.element(row));
             lse[i] = inputs.lse[query * heads.heads + head] * LOG2_E;
             delta[i] = tile::dot(&inputs.dout[at..at + size], &inputs.o[at..at + size]);
-            positions[i] = (offset + row / group) as i32;
+            positions[i] = packed.position(row) as i32;
         }
         let mut panels = |data: &[bf16], by_rows: &mut Buffer, by_columns: &mut Buffer| {
-            let packed = scratch.packed.take::<bf16>(rows.len() * size);
-            for (row, to) in rows.clone().zip(packed.chunks_exact_mut(size)) {
-                to.copy_from_slice(&data[element(place(row))..][..size]);
-            }
-            let whole = Block { data: packed, stride: size, rows: rows.len(), size };
+            let values = scratch.packed.take::<bf16>(rows.len() * size);
+            packed.pack(rows.clone(), data, values);
+            let whole = Block { data: values, stride: size, rows: rows.len(), size };
             let panels = by_rows.take(CHUNK * size / 2).chunks_exact_mut(LANES * size / 2);
             for (b, panel) in panels.enumerate().take(rows.len().div_ceil(LANES)) {
                 rows_panel(whole.rows(b * LANES..rows.len().min((b + 1) * LANES)), panel);
@@ -98,7 +93,7 @@ pub(super) unsafe fn segment(
             inputs,
             k: &inputs.k[kv_at..],
             v: &inputs.v[kv_at..],
-            offset,
+            offset: task.span.offset(),
             rows: rows.clone(),
             q_rows: scratch.q_rows.take(CHUNK * size / 2),
             q_columns: scratch.q_columns.take(CHUNK / 2 * lanes),
@@ -116,13 +111,12 @@ pub(super) unsafe fn segment(
             sums,
             first_key: task.keys.start,
         };
-        let seen =
-            heads.first_key(offset + rows.start / group)..offset + (rows.end - 1) / group + 1;
+        let seen = packed.seen(&rows);
         for key in seen.clone().step_by(KEYS) {
             chunk.block(key..seen.end.min(key + KEYS));
         }
         for (i, row) in rows.enumerate() {
-            let at = element(place(row));
+            let at = packed.element(row);
             // SAFETY: this row is the task's own, by the caller's promise.
             let to = unsafe { dq.part(at..at + size) };
             tile::write_scaled(&chunk.dq[i * lanes..], heads.scale(), to);

@@ -8,7 +8,8 @@
 //! A task is a segment of the packed rows of one (span, key/value head): `dQ` of a block of rows adds up over the blocks of keys, `dK` and
 //! `dV` over the segment.
 
-use super::{Packed, ROWS, STRIDE};
+use super::{ROWS, STRIDE, block_rows, inside, key_blocks};
+use crate::ops::attention::packed::Packed;
 use crate::ops::attention::segments::{self, Layout, Task};
 use crate::ops::attention::{Heads, Saved, Sight};
 use crate::ops::lines::Buffer;
@@ -84,8 +85,9 @@ fn segment(
     let packed = Packed { span: task.span, kv_head: task.kv_head, heads };
     sums.fill(0.0);
     let (dk, dv) = sums.split_at_mut(task.keys.len() * size);
-    for first in task.rows.clone().step_by(packed.block()) {
-        let rows = first..(first + packed.block()).min(task.rows.end);
+    let block = block_rows(&packed);
+    for first in task.rows.clone().step_by(block) {
+        let rows = first..(first + block).min(task.rows.end);
         let (mut lses, mut deltas) = ([0.0; ROWS], [0.0; ROWS]);
         let queries = scratch.q.take::<f32>(rows.len() * size);
         let douts = scratch.dout.take::<f32>(rows.len() * size);
@@ -104,7 +106,7 @@ fn segment(
         let dq = scratch.dq.zeroed::<f32>(rows.len() * size);
         let p = scratch.p.take::<f32>(ROWS * STRIDE);
         let ds = scratch.ds.take::<f32>(ROWS * STRIDE);
-        for (keys, seeing) in packed.blocks(rows.clone()) {
+        for (keys, seeing) in key_blocks(&packed, rows.clone()) {
             let (m, n, at) = (keys.len(), seeing.len(), packed.key(keys.start));
             let from = seeing.start - rows.start;
             let values = from * size..(seeing.end - rows.start) * size;
@@ -155,13 +157,11 @@ fn differentiate(
     keys: &Range<usize>,
     [lse, delta]: [f32; 2],
 ) {
-    let inside = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
-    let (lo, hi) = (inside(visible.start), inside(visible.end));
-    for part in [0..lo, hi.max(lo)..p.len()] {
+    let seen = inside(visible, keys);
+    for part in [0..seen.start, seen.end..p.len()] {
         p[part.clone()].fill(0.0);
         ds[part].fill(0.0);
     }
-    let seen = lo..hi.max(lo);
     for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
         *p = simd::exp(*p - lse);
         *ds = *p * (*ds - delta);

@@ -9,7 +9,8 @@
 //!
 //! and at the end `O = A / l`, `lse = m + ln l`.
 
-use super::{Packed, ROWS, STRIDE};
+use super::{ROWS, STRIDE, block_rows, inside, key_blocks};
+use crate::ops::attention::packed::Packed;
 use crate::ops::attention::{Heads, Sight};
 use crate::ops::lines::Buffer;
 use crate::ops::matmul::{Into, View, ViewMut, matmul_here};
@@ -56,7 +57,7 @@ pub(in super::super) fn forward(
         .flat_map(|span| (0..heads.kv_heads).map(move |kv_head| Packed { span, kv_head, heads }));
     let mut tasks: Vec<_> = packed
         .flat_map(|packed| {
-            let (all, block) = (packed.rows(), packed.block());
+            let (all, block) = (packed.rows(), block_rows(&packed));
             (0..all).step_by(block).map(move |row| (packed, row..(row + block).min(all)))
         })
         .collect();
@@ -82,7 +83,7 @@ fn block(
     packed.pack(rows.clone(), q, queries);
     let scores = scratch.scores.take::<f32>(ROWS * STRIDE);
     let sums = scratch.sums.zeroed::<f32>(rows.len() * size);
-    for (keys, seeing) in packed.blocks(rows.clone()) {
+    for (keys, seeing) in key_blocks(packed, rows.clone()) {
         let (m, n, at) = (keys.len(), seeing.len(), packed.key(keys.start));
         let values = (seeing.start - rows.start) * size..(seeing.end - rows.start) * size;
         let kt = View::strided(&k[at..], m, size, width).t();
@@ -134,15 +135,19 @@ fn add(
     running: &mut Running,
     sums: &mut [f32],
 ) {
-    let inside = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
-    let (lo, hi) = (inside(visible.start), inside(visible.end));
-    scores[..lo].fill(0.0);
-    scores[hi.max(lo)..].fill(0.0);
-    if lo >= hi {
+    let seen = inside(visible, keys);
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    if seen.is_empty() {
         return;
     }
-    let seen = &mut scores[lo..hi];
+    let seen = &mut scores[seen];
     let top = simd::max(seen).max(running.top);
+    // Scores that overflowed: against a maximum of −∞ they would be NaN.
+    if top == f32::NEG_INFINITY && seen.iter().all(|s| *s == top) {
+        seen.fill(0.0);
+        return;
+    }
     if top > running.top {
         let factor = simd::exp(running.top - top);
         running.sum *= factor;

@@ -6,19 +6,21 @@
 //! S (rows, keys) = scale · Q · Kᵀ      P = exp(S − m) forwards, exp(S − lse) backwards; zero where a row does not see a key
 //! ```
 //!
-//! Scratch is bounded for any length, and lies in the second cache. Values of another dtype are widened before and rounded after.
+//! What a block takes is bounded for any length, and fits a second cache of 1 MiB. Values of another dtype are widened before and rounded
+//! after.
 
 mod backward;
 mod forward;
 
-use super::{Heads, Span};
+use super::Heads;
+use super::packed::Packed;
 pub(super) use backward::backward;
 pub(super) use forward::forward;
 use std::ops::Range;
 
 /// Most packed rows of a block: enough to pay for laying out its keys.
 const ROWS: usize = 192;
-/// Blocks of a span whose rows are fewer: few enough that little beyond the diagonal is computed.
+/// Blocks that the rows of a short span are cut into at least: so many that little beyond the diagonal is computed.
 const BLOCKS: usize = 8;
 /// What rows of a block are a multiple of: whole tiles of every instruction set.
 const TILES: usize = 48;
@@ -32,70 +34,31 @@ pub(super) fn width(heads: Heads) -> usize {
     2 * heads.size
 }
 
-/// Packed rows of a (span, key/value head), and where they lie.
-#[derive(Clone, Copy)]
-struct Packed<'a> {
-    span: &'a Span,
-    kv_head: usize,
-    heads: Heads,
+/// Packed rows of a block: more where the span is long.
+fn block_rows(packed: &Packed<'_>) -> usize {
+    packed.rows().div_ceil(BLOCKS).next_multiple_of(TILES).clamp(TILES, ROWS)
 }
 
-impl Packed<'_> {
-    /// All of its rows.
-    fn rows(&self) -> usize {
-        self.span.q.len() * self.heads.group()
-    }
+/// The keys that any of these packed rows sees, in blocks, each with the rows that see any of its keys.
+fn key_blocks(
+    packed: &Packed<'_>,
+    rows: Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let Packed { span, heads, .. } = *packed;
+    let (offset, group, seen) = (span.offset(), heads.group(), packed.seen(&rows));
+    seen.clone().step_by(KEYS).map(move |first| {
+        let keys = first..(first + KEYS).min(seen.end);
+        let row =
+            |position: usize| (position.saturating_sub(offset) * group).clamp(rows.start, rows.end);
+        let last = |w: usize| keys.end.saturating_add(w).saturating_sub(1);
+        let end = heads.window.map_or(rows.end, |w| row(last(w)));
+        (keys.clone(), row(keys.start)..end)
+    })
+}
 
-    /// Rows of a block.
-    fn block(&self) -> usize {
-        self.rows().div_ceil(BLOCKS).next_multiple_of(TILES).clamp(TILES, ROWS)
-    }
-
-    /// Row of q and head of a packed row.
-    fn place(&self, row: usize) -> (usize, usize) {
-        let group = self.heads.group();
-        (self.span.q.start + row / group, self.kv_head * group + row % group)
-    }
-
-    /// Where its values begin in q.
-    fn element(&self, row: usize) -> usize {
-        let (query, head) = self.place(row);
-        query * self.heads.q_width() + head * self.heads.size
-    }
-
-    /// Where the values of a key, counted inside the span, begin in k.
-    fn key(&self, key: usize) -> usize {
-        (self.span.k.start + key) * self.heads.kv_width() + self.kv_head * self.heads.size
-    }
-
-    /// Keys that a row sees, counted inside the span.
-    fn visible(&self, row: usize) -> Range<usize> {
-        self.heads.visible(self.span.offset() + row / self.heads.group())
-    }
-
-    /// Keys that any of the rows sees.
-    fn seen(&self, rows: &Range<usize>) -> Range<usize> {
-        self.visible(rows.start).start..self.visible(rows.end - 1).end
-    }
-
-    /// Blocks of them, each with the rows that see any of its keys.
-    fn blocks(&self, rows: Range<usize>) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let (group, offset, seen) = (self.heads.group(), self.span.offset(), self.seen(&rows));
-        seen.clone().step_by(KEYS).map(move |first| {
-            let keys = first..(first + KEYS).min(seen.end);
-            let row = |position: usize| {
-                (position.saturating_sub(offset) * group).clamp(rows.start, rows.end)
-            };
-            let end = self.heads.window.map_or(rows.end, |w| row((keys.end + w).saturating_sub(1)));
-            (keys.clone(), row(keys.start)..end)
-        })
-    }
-
-    /// Copies the values of rows.
-    fn pack(&self, rows: Range<usize>, from: &[f32], to: &mut [f32]) {
-        let size = self.heads.size;
-        for (row, to) in rows.zip(to.chunks_exact_mut(size)) {
-            to.copy_from_slice(&from[self.element(row)..][..size]);
-        }
-    }
+/// The part of a block of keys that is visible, counted inside the block.
+#[inline(always)]
+fn inside(visible: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+    let at = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+    at(visible.start)..at(visible.end).max(at(visible.start))
 }
