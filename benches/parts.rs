@@ -1,10 +1,10 @@
 //! What a training step in bf16 or f32 computes beside its layers' frozen products, part by part:
-//! `cargo bench --bench parts -- DTYPE SEQUENCES LENGTH V C F H K R LAYERS` prints one line of JSON, the seconds that each takes in a step of all
-//! layers, the least of half a second's turns.
+//! `cargo bench --bench parts -- DTYPE SEQUENCES LENGTH V C F H K R LAYERS` prints one line of JSON, the seconds that each takes in a step
+//! of all layers, the least of half a second's turns.
 //!
-//! Each part runs alone, on all cores, on operands that lie in a cache where they fit; the head's weight does not. With the layers' products
-//! (`products`) the sum estimates a step that waits for no memory. The wide sides of the adapters' products belong to the frozen ones
-//! (`ops/bf16_gemm`, `ops/matmul`) and are not here, nor are NF4's codes.
+//! Each part runs alone, on all cores, on operands that lie in a cache where they fit; the head's weight does not. With the layers'
+//! products (`products`) the sum estimates a step that waits for no memory. The wide sides of the adapters' products belong to the frozen
+//! ones (`ops/bf16_gemm`, `ops/matmul`) and are not here, nor are NF4's codes.
 #![expect(clippy::unwrap_used, reason = "a bench ends where something fails")]
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
