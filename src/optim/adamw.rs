@@ -5,7 +5,7 @@
 //! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py`, `optim/adam.py::_single_tensor_adam`
 
 use super::arena::{Arena, PIECE};
-use super::state::Place;
+use super::state::{Place, zeros};
 use crate::gpu::{Arg, NULL};
 use crate::ops::{Buf, Cx, simd};
 use candle_core::Result;
@@ -54,7 +54,7 @@ impl AdamW {
             v.memory()?.fill(0)?;
             Moments::Device { m, v }
         } else {
-            Moments::Host { m: vec![0.0; n], v: vec![0.0; n] }
+            Moments::Host { m: zeros(cx, n), v: zeros(cx, n) }
         };
         Ok(Self { config, l2: false, moments, t: 0 })
     }
