@@ -1,4 +1,4 @@
-// out = drop(x), or out += drop(x); a thread has four channels, the words of one Philox4x32-10 block. See ops/dropout.rs.
+// out = drop(x), or out += drop(x); a thread has eight channels, the halves of the words of one Philox4x32-10 counter. See ops/dropout.rs.
 
 #ifndef PHILOX
 #define PHILOX
@@ -12,19 +12,18 @@ __device__ inline void philox(u32 counter[4], u32 key0, u32 key1) {
 }
 #endif
 
-KERNEL(dropout)(T *out, const T *x, const u32 *origins, u64 n, int c, float p, u32 key0, u32 key1, u32 step, int add) {
-  int quads = (c + 3) / 4;
+KERNEL(dropout)(T *out, const T *x, const u32 *origins, u64 n, int c, u32 least, float scale, u32 key0, u32 key1, u32 step, int add) {
+  int groups = (c + 7) / 8;
   u64 i = element();
-  if (i >= n * quads) return;
-  u64 token = i / quads;
-  u32 words[4] = {(u32)(i % quads), origins[2 * token + 1], origins[2 * token], step};
+  if (i >= n * groups) return;
+  u64 token = i / groups;
+  u32 words[4] = {(u32)(i % groups), origins[2 * token + 1], origins[2 * token], step};
   philox(words, key0, key1);
-  float keep = 1.0f / (1.0f - p);
-  for (int w = 0; w < 4; w++) {
-    int channel = i % quads * 4 + w;
+  for (int h = 0; h < 8; h++) {
+    int channel = i % groups * 8 + h;
     if (channel >= c) return;
     u64 at = token * c + channel;
-    float m = (words[w] >> 8) * (1.0f / 16777216.0f) < p ? 0.0f : keep;
+    float m = (words[h / 2] >> 16 * (h % 2) & 0xffffu) < least ? 0.0f : scale;
     narrow((add ? widen(out[at]) : 0.0f) + widen(x[at]) * m, out[at]);
   }
 }

@@ -3,7 +3,7 @@
 //! Arguments are row-major; the formulas and sources stand in the ops' own files.
 
 use crate::ops::attention::{Heads, Span};
-use crate::ops::philox::{philox4x32, unit};
+use crate::ops::philox::philox4x32;
 use crate::quant::Nf4;
 use crate::quant::nf4::CODEBOOK;
 
@@ -164,10 +164,12 @@ pub fn dropout(
     step: u32,
     tokens: &[[u32; 2]],
 ) -> Vec<f64> {
+    let p = (f(p) * 65_536.0).round() / 65_536.0;
     let value = |(i, x): (usize, &f32)| {
         let ([sample, position], channel) = (tokens[i / cols], i % cols);
-        let words = philox4x32([(channel / 4) as u32, position, sample, step], key);
-        if unit(words[channel % 4]) < p { 0.0 } else { f(*x) / (1.0 - f(p)) }
+        let words = philox4x32([(channel / 8) as u32, position, sample, step], key);
+        let half = words[channel / 2 % 4] >> (16 * (channel % 2)) & 0xffff;
+        if f64::from(half) / 65_536.0 < p { 0.0 } else { f(*x) / (1.0 - p) }
     };
     x.iter().enumerate().map(value).collect()
 }

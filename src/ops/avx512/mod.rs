@@ -3,6 +3,8 @@
 //!
 //! Closures do not take over the instructions that a function enables, so the loops here are plain.
 
+pub(super) mod dropout;
+pub(super) mod philox;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod softmax;

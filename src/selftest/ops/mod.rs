@@ -53,6 +53,8 @@ impl<'a> Checks<'a> {
         checks.swiglu()?;
         checks.attention(&[1, 70, 5], 0, None, 10)?;
         checks.attention(&[131], 0, Some(9), 64)?;
+        // More keys than a block has, and more queries than a segment.
+        checks.attention(&[700], 0, None, 10)?;
         checks.attention(&[1, 3, 70], 77, None, 10)?;
         checks.attention(&[1, 3, 70], 77, None, 64)?;
         checks.attention(&[1, 3, 70], 77, Some(9), 64)?;
@@ -143,6 +145,11 @@ impl<'a> Checks<'a> {
         let y = dropout::apply(self.cx, &self.buf(&x, C)?, &mask)?;
         let theirs = reference::dropout(&x, C, 0.4, [5, 6], 9, &tokens);
         self.check("dropout", format!("{N} x {C}"), &y.to_f32()?, &theirs);
+        let dx0 = self.inputs.values(N * C);
+        let mut dx = self.buf(&dx0, C)?;
+        dropout::add_masked(self.cx, &self.buf(&x, C)?, &mask, &mut dx)?;
+        let theirs: Vec<_> = theirs.iter().zip(&dx0).map(|(y, d)| y + f64::from(*d)).collect();
+        self.check("dropout, added", format!("{N} x {C}"), &dx.to_f32()?, &theirs);
         Ok(())
     }
 

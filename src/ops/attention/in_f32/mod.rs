@@ -6,7 +6,7 @@
 //! S (rows, keys) = scale · Q · Kᵀ      P = exp(S − m) forwards, exp(S − lse) backwards; zero where a row does not see a key
 //! ```
 //!
-//! What a block takes is bounded for any length, and fits a second cache of 1 MiB. Values of another dtype are widened before and rounded
+//! What a block takes is bounded for any length, and fits a second cache of 1 MiB for heads of up to 128. Values of another dtype are widened before and rounded
 //! after.
 
 mod backward;
@@ -20,7 +20,7 @@ use std::ops::Range;
 
 /// Most packed rows of a block: enough to pay for laying out its keys.
 const ROWS: usize = 192;
-/// Blocks that the rows of a short span are cut into at least: so many that little beyond the diagonal is computed.
+/// Blocks that the rows of a short span are cut into, about: so many that little beyond the diagonal is computed.
 const BLOCKS: usize = 8;
 /// What rows of a block are a multiple of: whole tiles of every instruction set.
 const TILES: usize = 48;
