@@ -6,12 +6,16 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::isa;
 use super::philox::{self, Keys};
 use super::value::{Value, by_type};
-use super::{Buf, Cx, Mirror, isa, simd};
+use super::{Buf, Cx, Mirror, simd};
 use crate::gpu::Arg;
 use candle_core::{Result, bail};
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
+#[cfg(target_arch = "x86_64")]
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -53,7 +57,7 @@ impl Row {
             #[cfg(target_arch = "x86_64")]
             if let Arch::V4(_) = isa::chosen_arch() {
                 let (least, rest, keys) = (self.least, self.rest, &self.keys);
-                // SAFETY: the processor has the instructions of this set.
+                // SAFETY: the processor has the instructions of this set, AVX-512 F and BW among them.
                 let kept = unsafe { avx512::philox::at_least(least, first, rest, keys) };
                 for ((out, x), kept) in halves.zip(kept) {
                     combine(x, out, self.scale, add, |i| kept & 1 << i != 0);
@@ -72,7 +76,7 @@ impl Row {
 impl Mask<'_> {
     /// The least half of a word that keeps its value, and what is kept is multiplied by.
     fn least_and_scale(&self) -> (u16, f32) {
-        let least = (self.p * 65_536.0).round() as u16; // saturates: p is below 1
+        let least = (self.p * 65_536.0).round() as u16; // at most 1 − 2⁻¹⁶: it saturates
         (least, 65_536.0 / (65_536.0 - f32::from(least)))
     }
 

@@ -5,7 +5,7 @@
 //! Loshchilov & Hutter 2019, arXiv:1711.05101 · torch 2.x `optim/adamw.py`, `optim/adam.py::_single_tensor_adam`
 
 use super::arena::{Arena, PIECE};
-use super::state::{Place, zeros};
+use super::state::Place;
 use crate::gpu::{Arg, NULL};
 use crate::ops::{Buf, Cx, simd};
 use candle_core::Result;
@@ -54,7 +54,7 @@ impl AdamW {
             v.memory()?.fill(0)?;
             Moments::Device { m, v }
         } else {
-            Moments::Host { m: zeros(cx, n), v: zeros(cx, n) }
+            Moments::Host { m: vec![0.0; n], v: vec![0.0; n] }
         };
         Ok(Self { config, l2: false, moments, t: 0 })
     }
@@ -118,9 +118,16 @@ impl AdamW {
                 return unsafe { gpu.each_of(cx.products(), "adamw", n, &args) };
             }
         };
+        // Memory that the system zeroes is mapped twice where it is read first: as a shared page of zeros, and at the first write, for which all
+        // threads wait each time. So the first update writes zeros before it reads them.
+        let is_first = self.t == 1;
         let moments = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE));
         let values = arena.params.par_chunks_mut(PIECE).zip(arena.grads.par_chunks(PIECE));
         values.zip(moments).for_each(|((p, g), (m, v))| {
+            if is_first {
+                m.fill(0.0);
+                v.fill(0.0);
+            }
             simd::vectorized(
                 #[inline(always)]
                 || {

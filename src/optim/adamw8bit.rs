@@ -11,7 +11,7 @@
 
 use super::adamw::AdamWConfig;
 use super::arena::{Arena, PIECE, Slice};
-use super::state::{Place, zeros};
+use super::state::Place;
 use crate::gpu::{Arg, Memory, NULL};
 use crate::ops::{Buf, Cx, simd};
 use crate::quant::blockwise::{BLOCK, Blockwise};
@@ -130,9 +130,9 @@ impl AdamW8bit {
                 })
             }
             _ => States::Host(Host {
-                codes: [zeros(cx, narrow), zeros(cx, narrow)],
-                absmax: [zeros(cx, narrow / BLOCK), zeros(cx, narrow / BLOCK)],
-                wide: [zeros(cx, wide), zeros(cx, wide)],
+                codes: [vec![0; narrow], vec![0; narrow]],
+                absmax: [vec![0.0; narrow / BLOCK], vec![0.0; narrow / BLOCK]],
+                wide: [vec![0.0; wide], vec![0.0; wide]],
             }),
         };
         Ok(Self { config, states, t: 0 })

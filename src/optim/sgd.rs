@@ -4,7 +4,7 @@
 //! torch 2.x `optim/sgd.py::_single_tensor_sgd`
 
 use super::arena::{Arena, PIECE};
-use super::state::{Place, zeros};
+use super::state::Place;
 use crate::gpu::{Arg, NULL};
 use crate::ops::{Buf, Cx, simd};
 use candle_core::Result;
@@ -51,7 +51,7 @@ impl Sgd {
             buffer.memory()?.fill(0)?;
             Buffer::Device(buffer)
         } else {
-            Buffer::Host(zeros(cx, n))
+            Buffer::Host(vec![0.0; n])
         };
         Ok(Self { config, buffer, t: 0 })
     }

@@ -2,9 +2,7 @@
 
 use super::optimizer::Optimizer;
 use crate::gpu::Memory;
-use crate::ops::Cx;
 use candle_core::{Result, bail};
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// An array of a state: where the optimizer keeps it, or a copy.
@@ -41,12 +39,6 @@ impl<'a> State<'a> {
         }
         Ok(values)
     }
-}
-
-/// `n` zeros of a fresh state on the host, written by all threads. Memory that the system zeroes, as `vec![0; n]` asks for it, would have every
-/// page mapped twice: by the first update's reads, which share one page of zeros, and by its writes, for which all threads wait each time.
-pub(super) fn zeros<T: Copy + Default + Send + Sync>(cx: &Cx, n: usize) -> Vec<T> {
-    cx.install(|| rayon::iter::repeat_n(T::default(), n).collect())
 }
 
 /// An array where the optimizer keeps it.

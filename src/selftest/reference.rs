@@ -164,7 +164,7 @@ pub fn dropout(
     step: u32,
     tokens: &[[u32; 2]],
 ) -> Vec<f64> {
-    let p = (f(p) * 65_536.0).round() / 65_536.0;
+    let p = (f(p) * 65_536.0).round().min(65_535.0) / 65_536.0;
     let value = |(i, x): (usize, &f32)| {
         let ([sample, position], channel) = (tokens[i / cols], i % cols);
         let words = philox4x32([(channel / 8) as u32, position, sample, step], key);

@@ -1,5 +1,5 @@
 //! Row-wise ops on bf16 buffers with AVX-512 and its bf16 instructions: what the compiler does not find by itself. Each has a plain
-//! counterpart in its op's file, which says what it computes.
+//! counterpart in its op's file, which says what it computes. `philox` alone is for every AVX-512.
 //!
 //! Closures do not take over the instructions that a function enables, so the loops here are plain.
 

@@ -47,7 +47,10 @@ impl<'a> Checks<'a> {
         for p in [0.0, 0.3] {
             checks.lora(p)?;
         }
-        checks.dropout()?;
+        // The least and the most that p is rounded to: nothing is dropped, all but what a half of 65,535 keeps.
+        for p in [0.4, 1e-6, 0.999_999] {
+            checks.dropout(p)?;
+        }
         checks.rms_norm()?;
         checks.rope()?;
         checks.swiglu()?;
@@ -137,19 +140,19 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
-    fn dropout(&mut self) -> Result<()> {
+    fn dropout(&mut self, p: f32) -> Result<()> {
         let x = self.inputs.values(N * C);
         let tokens: Vec<[u32; 2]> = (0..N as u32).map(|i| [i, i * i]).collect();
         let origins = Mirror::new(self.cx, &tokens)?;
-        let mask = Mask { p: 0.4, key: [5, 6], step: 9, tokens: &origins };
+        let mask = Mask { p, key: [5, 6], step: 9, tokens: &origins };
         let y = dropout::apply(self.cx, &self.buf(&x, C)?, &mask)?;
-        let theirs = reference::dropout(&x, C, 0.4, [5, 6], 9, &tokens);
-        self.check("dropout", format!("{N} x {C}"), &y.to_f32()?, &theirs);
+        let theirs = reference::dropout(&x, C, p, [5, 6], 9, &tokens);
+        self.check("dropout", format!("{N} x {C}, p {p}"), &y.to_f32()?, &theirs);
         let dx0 = self.inputs.values(N * C);
         let mut dx = self.buf(&dx0, C)?;
         dropout::add_masked(self.cx, &self.buf(&x, C)?, &mask, &mut dx)?;
         let theirs: Vec<_> = theirs.iter().zip(&dx0).map(|(y, d)| y + f64::from(*d)).collect();
-        self.check("dropout, added", format!("{N} x {C}"), &dx.to_f32()?, &theirs);
+        self.check("dropout, added", format!("{N} x {C}, p {p}"), &dx.to_f32()?, &theirs);
         Ok(())
     }
 
