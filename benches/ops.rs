@@ -18,7 +18,7 @@ use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, head, linear, rms
 use vft::optim::Arena;
 use vft::optim::adamw::{AdamW, AdamWConfig};
 use vft::optim::arena::clip_factor;
-use vft::quant::nf4;
+use vft::quant::{self, nf4};
 
 const N: usize = 512;
 const C: usize = 576;
@@ -49,7 +49,7 @@ fn weight(dtype: DType, kind: &str, rows: usize, cols: usize) -> Weight {
     match kind {
         "f32" => Weight::from_f32(values, rows, cols),
         "bf16" => Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols),
-        nested => Weight::nf4(nf4::quantize(&values, nested == "nf4-dq"), dtype, rows, cols),
+        nested => Weight::nf4(quant::quantize(&values, nested == "nf4-dq"), dtype, rows, cols),
     }
     .unwrap()
 }
@@ -246,7 +246,7 @@ fn dropout_apply(bencher: Bencher<'_, '_>, dtype: DType) {
 fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
     let values = noise(F * C);
     let scales = F * C / nf4::BLOCK * if nested { 1 } else { 4 };
-    moving(bencher, F * C * 4 + F * C / 2 + scales, || nf4::quantize(&values, nested));
+    moving(bencher, F * C * 4 + F * C / 2 + scales, || quant::quantize(&values, nested));
 }
 
 #[divan::bench]

@@ -376,10 +376,11 @@ def parts(a):
 
 
 def start(a):
-    print("| round | PEFT, start to first step, s | vft, s | ratio |\n|---|---|---|---|")
-    for i in range(a.rounds):
-        p, v = peer("135M", 2, 256, 1), vft(a, "135M", 2, 256, 1)
-        print(f"| {i + 1} | {p['first']:.1f} | {v['first']:.2f} | {v['first'] / p['first']:.3f} |", flush=True)
+    print("| shape | weights | round | PEFT, start to first step, s | vft, s | ratio |\n|---|---|---|---|---|---|")
+    for shape, quantize, batch, length in [("135M", None, 2, 256), ("135M", "bnb.nf4-dq", 2, 256), ("360M", "bnb.nf4-dq", 1, 512)]:
+        for i in range(a.rounds):
+            p, v = (of(shape, batch, length, 1, quantize=quantize) for of in (peer, functools.partial(vft, a)))
+            print(f"| {shape} | {quantize or 'bf16'} | {i + 1} | {p['first']:.1f} | {v['first']:.2f} | {v['first'] / p['first']:.3f} |", flush=True)
 
 
 def main():

@@ -6,7 +6,7 @@
 
 use crate::error::{Problem, Result};
 use crate::small_file;
-use half::{bf16, f16};
+use half::f16;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -55,20 +55,33 @@ impl MappedTensor {
 
     /// All values as f32; f32, bf16 and f16 are exact, other dtypes give an empty vector (see [`Checkpoint::expect`]).
     pub fn to_f32_vec(&self) -> Vec<f32> {
-        let pair = |c: &[u8]| [c[0], c[1]];
-        let bytes = self.bytes();
+        let known = matches!(self.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16);
+        let mut values = vec![0.0; if known { self.shape.iter().product() } else { 0 }];
+        self.widen(0, &mut values);
+        values
+    }
+
+    /// Elements from `start` on as f32, exactly; of f32, bf16 and f16.
+    ///
+    /// # Panics
+    /// When the range exceeds the tensor.
+    pub fn widen(&self, start: usize, out: &mut [f32]) {
+        let size = self.dtype.bitsize() / 8;
+        let bytes = &self.bytes()[start * size..][..out.len() * size];
+        let pairs = || bytes.as_chunks().0.iter().map(|c| u16::from_le_bytes(*c));
         match self.dtype {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-                .collect(),
             Dtype::BF16 => {
-                bytes.chunks_exact(2).map(|c| bf16::from_le_bytes(pair(c)).to_f32()).collect()
+                let wide = pairs().map(|bits| f32::from_bits(u32::from(bits) << 16));
+                out.iter_mut().zip(wide).for_each(|(o, v)| *o = v);
             }
             Dtype::F16 => {
-                bytes.chunks_exact(2).map(|c| f16::from_le_bytes(pair(c)).to_f32()).collect()
+                let wide = pairs().map(|bits| f16::from_bits(bits).to_f32());
+                out.iter_mut().zip(wide).for_each(|(o, v)| *o = v);
             }
-            _ => Vec::new(),
+            _ => {
+                let wide = bytes.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c));
+                out.iter_mut().zip(wide).for_each(|(o, v)| *o = v);
+            }
         }
     }
 }

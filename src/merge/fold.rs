@@ -2,8 +2,9 @@
 
 use super::plan::{LowRank, Piece};
 use crate::error::{Problem, UserError};
+use crate::model::convert::to_nf4;
 use crate::model::load::Nf4;
-use crate::ops::cx::rounded;
+use crate::ops::cx;
 use crate::ops::simd::{narrow_bits, vectorized};
 use crate::ops::weight::block_rows;
 use crate::quant;
@@ -12,6 +13,9 @@ use candle_core::DType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+
+/// Values that a thread takes at a time.
+const PART: usize = 1 << 14;
 
 impl Piece {
     /// Whether the tensor is written as it lies in the base.
@@ -50,31 +54,15 @@ impl Piece {
 
     /// The NF4 codes that training would have computed with.
     fn pack(&self, kind: Nf4, compute: DType) -> Result<quant::Nf4> {
-        let mut values = vec![0.0; self.source.shape.iter().product()];
-        self.widen(0, &mut values);
-        self.source.forget();
-        round(&mut values, compute);
-        // An infinity or NaN has a code like any other value: it would be gone without a word.
-        if !finite(&values) {
-            return Err(self.not_finite("holds values that are not finite"));
-        }
-        Ok(quant::quantize(&values, kind == Nf4::Double))
+        to_nf4(&self.source, kind, compute)
+            .ok_or_else(|| self.not_finite("holds values that are not finite"))
     }
 
     /// Elements from `start` on in f32, exactly.
     fn widen(&self, start: usize, out: &mut [f32]) {
-        let size = self.source.dtype.bitsize() / 8;
-        let bytes = &self.source.bytes()[start * size..][..out.len() * size];
-        let pair = |c: &[u8]| u16::from_le_bytes([c[0], c[1]]);
-        const PART: usize = 1 << 14;
-        out.par_chunks_mut(PART).zip(bytes.par_chunks(PART * size)).for_each(|(out, bytes)| {
-            let parts = out.iter_mut().zip(bytes.chunks_exact(size));
-            match self.source.dtype {
-                Dtype::BF16 => parts.for_each(|(o, c)| *o = bf16::from_bits(pair(c)).to_f32()),
-                Dtype::F16 => parts.for_each(|(o, c)| *o = f16::from_bits(pair(c)).to_f32()),
-                _ => parts.for_each(|(o, c)| *o = f32::from_le_bytes([c[0], c[1], c[2], c[3]])),
-            }
-        });
+        out.par_chunks_mut(PART)
+            .enumerate()
+            .for_each(|(i, out)| self.source.widen(start + i * PART, out));
     }
 
     /// The nearest values of the source's dtype as little-endian bytes.
@@ -84,7 +72,6 @@ impl Piece {
     pub(super) fn narrow(&self, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
         let size = self.source.dtype.bitsize() / 8;
         out.resize(values.len() * size, 0);
-        const PART: usize = 1 << 14;
         let all_finite = |(out, values): (&mut [u8], &[f32])| {
             let parts = out.chunks_exact_mut(size).zip(values);
             match self.source.dtype {
@@ -144,12 +131,5 @@ impl LowRank {
 
 /// Rounds to the dtype that a run computes in.
 pub(super) fn round(values: &mut [f32], dtype: DType) {
-    if dtype != DType::F32 {
-        let part = |values: &mut [f32]| values.iter_mut().for_each(|v| *v = rounded(*v, dtype));
-        values.par_chunks_mut(1 << 14).for_each(part);
-    }
-}
-
-fn finite(values: &[f32]) -> bool {
-    values.par_iter().with_min_len(1 << 14).all(|v| v.is_finite())
+    values.par_chunks_mut(PART).for_each(|values| cx::round(values, dtype));
 }

@@ -5,6 +5,7 @@
 //! use, to the same values. Embedding, norms and biases are not rounded then, so a tied head of another dtype is a copy. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
 //! tensor; embedding and head stay as they are, as in transformers with bitsandbytes.
 
+use super::convert::{to_bf16, to_nf4};
 use super::decoder::Decoder;
 use super::layer::Layer;
 use super::linear::{Adapter, Linear};
@@ -14,7 +15,7 @@ use crate::error::{Problem, UserError};
 use crate::hub::config::HfConfig;
 use crate::hub::safetensors::{Checkpoint, MappedTensor};
 use crate::ops::attention::MOST_CHANNELS;
-use crate::ops::cx::rounded;
+use crate::ops::cx::round;
 use crate::ops::philox::{name_key, philox4x32, seed_key, unit};
 use crate::ops::weight::{Weight, block_rows};
 use crate::ops::{Cx, Vector};
@@ -22,7 +23,6 @@ use crate::optim::Arena;
 use crate::quant;
 use anyhow::{Context, Result};
 use candle_core::DType;
-use half::bf16;
 use safetensors::Dtype;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,10 +119,10 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
         if copied {
             sizes.resident += as_operand;
         }
-        // As f32, and as codes or in the products' dtype, beside the file's pages.
+        // The file's pages, and scales that are quantised again, beside what stays.
         let converted = of_file != DType::BF16 && (to == DType::BF16 || copied);
         if packed.is_some() || (converted && !on_gpu) {
-            sizes.loading = sizes.loading.max(stored + elements * 6);
+            sizes.loading = sizes.loading.max(stored + elements / 16);
         }
         // A device dequantises a whole weight; f32 products widen a block of NF4 or f16, in one buffer for each size, and bf16 on its
         // way into panels (but for a few rows); bf16 products take either as it is.
@@ -197,12 +197,11 @@ impl Loader<'_> {
             None => self.dense(&name, [out, inp], self.cx.products())?,
             Some(kind) => {
                 let tensor = self.tensor(&name, &[out, inp])?;
-                let mut values = tensor.to_f32_vec();
-                tensor.forget();
-                self.round(&mut values, self.cx.products());
-                let packed = quant::quantize(&values, kind == Nf4::Double);
+                let products = self.cx.products();
+                let packed =
+                    to_nf4(&tensor, kind, products).ok_or_else(|| not_finite(&name, &tensor))?;
                 trace!(name, "packed to NF4");
-                Weight::nf4(packed, self.cx.products(), out, inp)?
+                Weight::nf4(packed, products, out, inp)?
             }
         };
         let bias = if bias { Some(self.vector(&format!("{path}.bias"), out)?) } else { None };
@@ -221,28 +220,25 @@ impl Loader<'_> {
                 return Ok(weight);
             }
         }
+        if to == DType::BF16 {
+            return Ok(Weight::from_bf16(to_bf16(&tensor), rows, cols)?);
+        }
         let values = tensor.to_f32_vec();
         tensor.forget();
-        Ok(match to {
-            DType::BF16 => {
-                let narrow = values.into_iter().map(bf16::from_f32).collect();
-                Weight::from_bf16(narrow, rows, cols)?
-            }
-            _ => Weight::from_f32(values, rows, cols)?,
-        })
+        Ok(Weight::from_f32(values, rows, cols)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         let mut values = self.tensor(name, &[len])?.to_f32_vec();
-        self.round(&mut values, self.cx.compute());
+        round(&mut values, self.cx.compute());
         Ok(Vector::new(self.cx, values)?)
     }
+}
 
-    fn round(&self, values: &mut [f32], dtype: DType) {
-        if dtype != DType::F32 {
-            values.iter_mut().for_each(|v| *v = rounded(*v, dtype));
-        }
-    }
+fn not_finite(name: &str, tensor: &MappedTensor) -> UserError {
+    let message = format!("`{name}` holds values that are not finite: NF4 has no code for them");
+    let hint = "the base model is broken: get it again, or another revision of it";
+    Problem::in_file(&tensor.file, message).hint(hint).into()
 }
 
 fn dtype(tensor: &MappedTensor) -> DType {

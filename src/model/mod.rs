@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod cache;
+pub(crate) mod convert;
 pub mod decoder;
 pub mod families;
 pub mod footprint;

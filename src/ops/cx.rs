@@ -321,6 +321,21 @@ fn sizes(shape: &[usize], tokens: usize) -> Result<(usize, usize)> {
     Ok((len, capacity.max(1)))
 }
 
+/// `values` as the dtype holds them, on the calling thread.
+pub fn round(values: &mut [f32], dtype: DType) {
+    match dtype {
+        DType::F32 => (),
+        DType::BF16 => simd::vectorized(
+            #[inline(always)]
+            || {
+                let bits = |v: f32| u32::from(simd::narrow_bits(v)) << 16;
+                values.iter_mut().for_each(|v| *v = f32::from_bits(bits(*v)));
+            },
+        ),
+        _ => values.iter_mut().for_each(|v| *v = rounded(*v, dtype)),
+    }
+}
+
 /// `x` as the dtype holds it.
 pub fn rounded(x: f32, dtype: DType) -> f32 {
     match dtype {

@@ -4,6 +4,7 @@
 //! with block size 256
 
 use super::dynamic_map::{Encoder, dynamic_map};
+use super::largest;
 
 /// Values that share a scale.
 pub const BLOCK: usize = 256;
@@ -29,14 +30,7 @@ impl Blockwise {
     /// Codes of a block; returns their scale.
     #[inline(always)]
     pub fn encode(&self, values: &[f32; BLOCK], codes: &mut [u8]) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        for chunk in values.chunks_exact(16) {
-            lanes
-                .iter_mut()
-                .zip(chunk)
-                .for_each(|(l, v)| *l = if v.abs() > *l { v.abs() } else { *l });
-        }
-        let absmax = lanes.iter().fold(0.0, |a: f32, b| a.max(*b));
+        let absmax = largest(values);
         let scale = 1.0 / absmax.max(1e-38);
         for (code, v) in codes.iter_mut().zip(values) {
             *code = self.encoder.index((v * scale).clamp(-1.0, 1.0));

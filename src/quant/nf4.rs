@@ -10,8 +10,7 @@
 //!
 //! Dettmers et al. 2023, arXiv:2305.14314 · bitsandbytes 0.50 `backends/default/ops.py`, `csrc/cpu_ops.cpp`
 
-use super::dynamic_map::{Nearest, dynamic_map};
-use super::mean::mean;
+use super::dynamic_map::dynamic_map;
 use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -58,42 +57,6 @@ pub struct Nf4 {
     pub absmax: Absmax,
     /// The number of elements.
     pub len: usize,
-}
-
-/// Packs `w`, flattened row-major; `nested` quantises the scales again.
-pub fn quantize(w: &[f32], nested: bool) -> Nf4 {
-    let thresholds: [f32; 15] = std::array::from_fn(|i| (CODEBOOK[i] + CODEBOOK[i + 1]) / 2.0);
-    let blocks = w.len().div_ceil(BLOCK);
-    let mut packed = vec![0u8; w.len().div_ceil(2)];
-    let mut absmax = vec![0.0f32; blocks];
-    let work = packed.par_chunks_mut(BLOCK / 2).zip(&mut absmax).zip(w.par_chunks(BLOCK));
-    work.for_each(|((packed, absmax), w)| {
-        *absmax = w.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let inverse = 1.0 / absmax.max(1e-38);
-        let code = |x: f32| {
-            let v = (x * inverse).clamp(-1.0, 1.0);
-            thresholds.iter().map(|t| u8::from(*t < v)).sum::<u8>()
-        };
-        for (byte, pair) in packed.iter_mut().zip(w.chunks(2)) {
-            *byte = code(pair[0]) << 4 | code(pair.get(1).copied().unwrap_or(0.0));
-        }
-    });
-    if !nested {
-        return Nf4 { packed, absmax: Absmax::Plain(absmax), len: w.len() };
-    }
-    let (map, offset) = (dynamic_map(true), mean(&absmax));
-    let nearest = Nearest::new(&map);
-    let mut codes = Vec::with_capacity(blocks);
-    let mut absmax2 = Vec::with_capacity(blocks.div_ceil(NESTED_BLOCK));
-    for block in absmax.chunks(NESTED_BLOCK) {
-        let top = block.iter().fold(0.0f32, |m, a| m.max((a - offset).abs()));
-        let inverse = 1.0 / top.max(1e-38);
-        absmax2.push(top);
-        codes
-            .extend(block.iter().map(|a| nearest.index(((a - offset) * inverse).clamp(-1.0, 1.0))));
-    }
-    let absmax = Absmax::Nested { codes, absmax2, offset };
-    Nf4 { packed, absmax, len: w.len() }
 }
 
 fn signed_map() -> &'static [f32] {
@@ -190,7 +153,7 @@ impl Nf4 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::quant::quantize;
 
     fn noise(n: usize) -> Vec<f32> {
         use crate::ops::philox::{philox4x32, unit};
@@ -229,10 +192,5 @@ mod tests {
         let mut part = vec![0.0; 777];
         q.dequantize_range(101, &mut part);
         assert_eq!(part, whole[101..878]);
-    }
-
-    #[test]
-    fn the_even_element_lies_in_the_high_nibble() {
-        assert_eq!(quantize(&[1.0, -1.0], false).packed, [0xF0]);
     }
 }

@@ -181,6 +181,16 @@ pub fn dequantize(q: &Nf4) -> Vec<f64> {
     (0..q.len).map(|i| f(CODEBOOK[code(i)]) * f(scales[i / 64])).collect()
 }
 
+/// NF4 codes: of each value over the largest magnitude of its block, both in f32, the midpoints of the codebook below it.
+pub fn nf4_codes(w: &[f32]) -> Vec<f64> {
+    let blocks = w.chunks(64).flat_map(|w| {
+        let inverse = 1.0 / w.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        w.iter().map(move |x| x * inverse)
+    });
+    let below = |v: f32| CODEBOOK.windows(2).filter(|c| (c[0] + c[1]) / 2.0 < v).count() as f64;
+    blocks.map(below).collect()
+}
+
 /// Parameters after one step of AdamW from zero moments.
 pub fn adamw(p: &[f32], g: &[f32], lr: f64, betas: [f64; 2], eps: f64, decay: f64) -> Vec<f64> {
     let one = |(p, g): (&f32, &f32)| {

@@ -414,6 +414,17 @@ fn a_validation_loss_that_is_no_number_ends_the_run() {
     assert_refused(&output, &["validation loss is NaN at step 0", "`model.layers.1`"]);
 }
 
+/// A NaN's code would be that of a number, and the run would train on it.
+#[test]
+fn a_weight_that_is_no_number_is_not_packed() {
+    let home = Home::new();
+    let model = broken_model(&home);
+    let nf4 = ["--quantize", "bnb.nf4", "--precision", "bf16-true"];
+    let output = home.smoke(&[&["--checkpoint_dir", &model][..], &nf4].concat());
+    let file = format!("{model}/model.safetensors");
+    assert_refused(&output, &[&file, "`model.layers.1.mlp.down_proj.weight`", "not finite"]);
+}
+
 #[test]
 fn a_broken_model_does_not_answer() {
     let home = Home::new();

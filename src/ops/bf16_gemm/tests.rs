@@ -1,6 +1,6 @@
 use super::{Product, Sink, Source, Stored, Term, available, run};
 use crate::ops::Cx;
-use crate::quant::nf4::{Nf4, quantize};
+use crate::quant::{Nf4, quantize};
 use candle_core::DType;
 use half::bf16;
 

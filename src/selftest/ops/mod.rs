@@ -40,6 +40,7 @@ impl<'a> Checks<'a> {
         checks.embedding()?;
         checks.linear()?;
         checks.few_rows()?;
+        checks.nf4_codes();
         for nested in [false, true] {
             checks.nf4(nested)?;
             checks.few_rows_of_nf4(nested)?;

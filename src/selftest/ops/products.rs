@@ -97,6 +97,21 @@ impl Checks<'_> {
         self.product(&format!("{what} linear"), N, &weight, &values, false)
     }
 
+    /// Codes by their definition, not one of them another; the last block is short.
+    pub(super) fn nf4_codes(&mut self) {
+        let values = self.inputs.wide(OUT * C);
+        let packed = quant::quantize(&values, false);
+        let code = |i: usize| f32::from(packed.packed[i / 2] >> (4 * (1 - i % 2)) & 15);
+        let ours: Vec<f32> = (0..values.len()).map(code).collect();
+        let line = Line {
+            what: "nf4 codes".into(),
+            shape: format!("{OUT} x {C}"),
+            error: error(&ours, &reference::nf4_codes(&values)),
+            limit: 0.0,
+        };
+        self.lines.push(line);
+    }
+
     /// A random NF4 weight and the values that products multiply.
     pub(super) fn packed(
         &mut self,
