@@ -14,11 +14,13 @@ use vft::ops::dropout::{self, Mask};
 use vft::ops::linear::{Back, Plus};
 use vft::ops::lora::{self, Factors, Gradients, Part, Seen};
 use vft::ops::rope::{self, Turn};
-use vft::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, head, linear, rms_norm, swiglu};
+use vft::ops::{
+    Buf, Cx, Mirror, Vector, Weight, cross_entropy, head, linear, nf4, rms_norm, swiglu,
+};
 use vft::optim::Arena;
 use vft::optim::adamw::{AdamW, AdamWConfig};
 use vft::optim::arena::clip_factor;
-use vft::quant::{self, nf4};
+use vft::quant::nf4::BLOCK;
 
 const N: usize = 512;
 const C: usize = 576;
@@ -49,7 +51,7 @@ fn weight(dtype: DType, kind: &str, rows: usize, cols: usize) -> Weight {
     match kind {
         "f32" => Weight::from_f32(values, rows, cols),
         "bf16" => Weight::from_bf16(values.into_iter().map(bf16::from_f32).collect(), rows, cols),
-        nested => Weight::nf4(quant::quantize(&values, nested == "nf4-dq"), dtype, rows, cols),
+        nested => Weight::nf4(nf4::quantize(&values, nested == "nf4-dq"), dtype, rows, cols),
     }
     .unwrap()
 }
@@ -245,8 +247,8 @@ fn dropout_apply(bencher: Bencher<'_, '_>, dtype: DType) {
 #[divan::bench(args = [false, true])]
 fn nf4_quantize(bencher: Bencher<'_, '_>, nested: bool) {
     let values = noise(F * C);
-    let scales = F * C / nf4::BLOCK * if nested { 1 } else { 4 };
-    moving(bencher, F * C * 4 + F * C / 2 + scales, || quant::quantize(&values, nested));
+    let scales = F * C / BLOCK * if nested { 1 } else { 4 };
+    moving(bencher, F * C * 4 + F * C / 2 + scales, || nf4::quantize(&values, nested));
 }
 
 #[divan::bench]

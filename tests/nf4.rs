@@ -4,8 +4,9 @@
 
 use std::path::Path;
 use vft::hub::safetensors::Checkpoint;
+use vft::ops::nf4::quantize;
+use vft::quant::Absmax;
 use vft::quant::dynamic_map::dynamic_map;
-use vft::quant::{Absmax, quantize};
 
 const CASES: [&str; 5] = ["f32_64x128", "bf16_64x320", "f32_7x45", "f32_zero_block", "f32_256x128"];
 

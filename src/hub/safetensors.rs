@@ -64,7 +64,7 @@ impl MappedTensor {
     /// Elements from `start` on as f32, exactly; of f32, bf16 and f16.
     ///
     /// # Panics
-    /// When the range exceeds the tensor.
+    /// When the range exceeds the tensor, or values of another dtype are asked for.
     pub fn widen(&self, start: usize, out: &mut [f32]) {
         let size = self.dtype.bitsize() / 8;
         let bytes = &self.bytes()[start * size..][..out.len() * size];
@@ -78,10 +78,11 @@ impl MappedTensor {
                 let wide = pairs().map(|bits| f16::from_bits(bits).to_f32());
                 out.iter_mut().zip(wide).for_each(|(o, v)| *o = v);
             }
-            _ => {
+            Dtype::F32 => {
                 let wide = bytes.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c));
                 out.iter_mut().zip(wide).for_each(|(o, v)| *o = v);
             }
+            other => assert!(out.is_empty(), "{other:?} is not widened"),
         }
     }
 }

@@ -129,7 +129,10 @@ impl LowRank {
     }
 }
 
-/// Rounds to the dtype that a run computes in.
+/// Rounds to the dtype that a run computes in, on all threads.
 pub(super) fn round(values: &mut [f32], dtype: DType) {
+    if dtype == DType::F32 {
+        return;
+    }
     values.par_chunks_mut(PART).for_each(|values| cx::round(values, dtype));
 }

@@ -3,7 +3,7 @@
 use super::load::Nf4;
 use crate::hub::safetensors::MappedTensor;
 use crate::ops::cx::round;
-use crate::ops::simd;
+use crate::ops::{nf4, simd};
 use crate::quant;
 use candle_core::DType;
 use half::bf16;
@@ -22,7 +22,7 @@ pub(crate) fn to_nf4(tensor: &MappedTensor, kind: Nf4, dtype: DType) -> Option<q
             finite.store(false, Relaxed);
         }
     };
-    let packed = quant::quantize_from(tensor.shape.iter().product(), kind == Nf4::Double, fill);
+    let packed = nf4::quantize_from(tensor.shape.iter().product(), kind == Nf4::Double, fill);
     tensor.forget();
     finite.into_inner().then_some(packed)
 }

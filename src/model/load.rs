@@ -2,8 +2,9 @@
 //!
 //! On the CPU a dense weight stays as it lies in the file where its dtype serves (memory-mapped, never copied): any in f32, bf16 in
 //! bf16. In mixed precision linear layers hold the values that products see, rounded once here; LitGPT keeps f32 and rounds at each
-//! use, to the same values. Embedding, norms and biases are not rounded then, so a tied head of another dtype is a copy. With NF4 each decoder linear is widened, packed and let go before the next, so the peak is the packed model plus one
-//! tensor; embedding and head stay as they are, as in transformers with bitsandbytes.
+//! use, to the same values. Embedding, norms and biases are not rounded then, so a tied head of another dtype is a copy. With NF4 each
+//! decoder linear is packed a few values at a time and its pages are given back before the next, so the peak is the packed model plus
+//! one tensor as it lies in the file; embedding and head stay as they are, as in transformers with bitsandbytes.
 
 use super::convert::{to_bf16, to_nf4};
 use super::decoder::Decoder;
@@ -103,16 +104,16 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
         let of_file = dtype(tensor);
         let is_table = name == EMBEDDING;
         let to = if is_table && of_file != products { cx.compute() } else { products };
+        let is_aligned = tensor.bytes().as_ptr().align_offset(of_file.size_in_bytes()) == 0;
+        let in_place = !on_gpu && is_aligned && (to == DType::F32 || of_file == to);
         let as_operand = elements * products.size_in_bytes() as u64;
         sizes.resident += match packed {
             Some(kind) => {
                 let scales = elements.div_ceil(quant::nf4::BLOCK as u64);
                 elements / 2 + if kind == Nf4::Double { scales + scales / 64 } else { 4 * scales }
             }
-            None if on_gpu || (to != DType::F32 && of_file != to) => {
-                elements * to.size_in_bytes() as u64
-            }
-            None => stored,
+            None if in_place => stored,
+            None => elements * to.size_in_bytes() as u64,
         };
         // A tied head of rounded values beside an embedding that is not.
         let copied = is_table && tied && of_file != products && cx.compute() != products;
@@ -120,8 +121,7 @@ pub fn sizes(cx: &Cx, dir: &Path, quantize: Option<Nf4>) -> Result<Sizes> {
             sizes.resident += as_operand;
         }
         // The file's pages, and scales that are quantised again, beside what stays.
-        let converted = of_file != DType::BF16 && (to == DType::BF16 || copied);
-        if packed.is_some() || (converted && !on_gpu) {
+        if packed.is_some() || copied || !in_place {
             sizes.loading = sizes.loading.max(stored + elements / 16);
         }
         // A device dequantises a whole weight; f32 products widen a block of NF4 or f16, in one buffer for each size, and bf16 on its
@@ -198,8 +198,8 @@ impl Loader<'_> {
             Some(kind) => {
                 let tensor = self.tensor(&name, &[out, inp])?;
                 let products = self.cx.products();
-                let packed =
-                    to_nf4(&tensor, kind, products).ok_or_else(|| not_finite(&name, &tensor))?;
+                let packed = to_nf4(&tensor, kind, products)
+                    .ok_or_else(|| not_finite(&name, &tensor, products))?;
                 trace!(name, "packed to NF4");
                 Weight::nf4(packed, products, out, inp)?
             }
@@ -235,9 +235,11 @@ impl Loader<'_> {
     }
 }
 
-fn not_finite(name: &str, tensor: &MappedTensor) -> UserError {
-    let message = format!("`{name}` holds values that are not finite: NF4 has no code for them");
-    let hint = "the base model is broken: get it again, or another revision of it";
+fn not_finite(name: &str, tensor: &MappedTensor, products: DType) -> UserError {
+    let message = format!(
+        "`{name}` holds values that are not finite in {products:?}: in NF4 they would become numbers"
+    );
+    let hint = "the base model is broken: get it again, or another revision of it; or its values are too large for this `precision`";
     Problem::in_file(&tensor.file, message).hint(hint).into()
 }
 

@@ -25,6 +25,7 @@ mod lines;
 pub mod lora;
 pub mod matmul;
 pub mod mirror;
+pub mod nf4;
 pub mod on_gpu;
 pub mod operand;
 pub mod philox;

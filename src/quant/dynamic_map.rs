@@ -37,24 +37,7 @@ fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     (0..n).map(at).collect()
 }
 
-/// The nearest entry's index for each value; a value halfway takes the lower one.
-pub struct Nearest {
-    midpoints: Vec<f32>,
-}
-
-impl Nearest {
-    /// For the entries of `map`, ascending.
-    pub fn new(map: &[f32]) -> Self {
-        Self { midpoints: map.windows(2).map(|w| (w[0] + w[1]) / 2.0).collect() }
-    }
-
-    /// The index of the entry nearest to `x`.
-    pub fn index(&self, x: f32) -> u8 {
-        self.midpoints.partition_point(|m| *m < x) as u8
-    }
-}
-
-/// The nearest entry for values in −1..=1 by a table: as [`Nearest`], in a few instructions.
+/// The index of the nearest entry for values in −1..=1, by a table; a value halfway takes the lower one.
 ///
 /// Values that share sign, exponent and seven bits of the mantissa have at most one midpoint among them: the table gives the number of
 /// midpoints below them all, one comparison the rest.
@@ -103,6 +86,21 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The nearest entry's index by its definition.
+    struct Nearest {
+        midpoints: Vec<f32>,
+    }
+
+    impl Nearest {
+        fn new(map: &[f32]) -> Self {
+            Self { midpoints: map.windows(2).map(|w| (w[0] + w[1]) / 2.0).collect() }
+        }
+
+        fn index(&self, x: f32) -> u8 {
+            self.midpoints.partition_point(|m| *m < x) as u8
+        }
+    }
 
     #[test]
     fn the_signed_map_has_256_entries() {

@@ -7,7 +7,7 @@ mod encode;
 pub mod mean;
 pub mod nf4;
 
-pub use encode::{quantize, quantize_from};
+pub use encode::{block, nest};
 pub use nf4::{Absmax, Nf4};
 
 /// The largest magnitude, of 16 lanes at a time; what is no number does not count.

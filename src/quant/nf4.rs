@@ -153,7 +153,7 @@ impl Nf4 {
 
 #[cfg(test)]
 mod tests {
-    use crate::quant::quantize;
+    use crate::ops::nf4::quantize;
 
     fn noise(n: usize) -> Vec<f32> {
         use crate::ops::philox::{philox4x32, unit};

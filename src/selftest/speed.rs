@@ -3,10 +3,10 @@
 use super::case::{Inputs, seconds};
 use crate::ops::attention::{self, Heads, Saved, Sight, Span};
 use crate::ops::linear::Plus;
+use crate::ops::nf4::quantize;
 use crate::ops::{Buf, Cx, Mirror, Vector, Weight, cross_entropy, linear, rms_norm, rows, swiglu};
 use crate::optim::Arena;
 use crate::optim::adamw::{AdamW, AdamWConfig};
-use crate::quant;
 use candle_core::{DType, Result};
 
 /// A rate and what limits it.
@@ -94,7 +94,7 @@ pub fn measure(cx: &Cx, seed: u64) -> Result<(Limits, Vec<Speed>)> {
     let moved = if cx.gpu().is_some() { 6 } else { 5 };
     add("rms_norm backward", shape, moved * s.n * s.c * size, false, t);
 
-    let packed = quant::quantize(&pattern_of(s.c * s.c), true);
+    let packed = quantize(&pattern_of(s.c * s.c), true);
     let bytes = s.c * s.c / 2 + s.c * s.c / 64;
     let w = Weight::nf4(packed, cx.products(), s.c, s.c)?.to_device(cx)?;
     let one = buf(1, s.c)?;

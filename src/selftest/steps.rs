@@ -9,11 +9,11 @@ use crate::model::linear::{Draw, Linear};
 use crate::model::load::{AdapterTensors, Nf4, attach};
 use crate::model::{Decoder, DecoderSpec, Tokens, rope};
 use crate::ops::cx::rounded;
+use crate::ops::nf4::quantize;
 use crate::ops::{Cx, Vector, Weight};
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::arena::clip_factor;
 use crate::optim::{AdamW, Arena};
-use crate::quant;
 use anyhow::Result;
 use candle_core::DType;
 use half::bf16;
@@ -119,7 +119,7 @@ impl Builder<'_> {
         let weight = match self.training.quantize {
             None => self.dense(rows, cols)?,
             Some(kind) => {
-                let packed = quant::quantize(&self.values(rows * cols), kind == Nf4::Double);
+                let packed = quantize(&self.values(rows * cols), kind == Nf4::Double);
                 let weight = Weight::nf4(packed, self.training.weights, rows, cols)?;
                 Arc::new(weight.to_device(self.cx)?)
             }

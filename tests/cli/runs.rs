@@ -416,7 +416,7 @@ fn a_validation_loss_that_is_no_number_ends_the_run() {
 
 /// A NaN's code would be that of a number, and the run would train on it.
 #[test]
-fn a_weight_that_is_no_number_is_not_packed() {
+fn a_weight_that_is_not_finite_is_not_packed() {
     let home = Home::new();
     let model = broken_model(&home);
     let nf4 = ["--quantize", "bnb.nf4", "--precision", "bf16-true"];

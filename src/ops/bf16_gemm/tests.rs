@@ -1,6 +1,7 @@
 use super::{Product, Sink, Source, Stored, Term, available, run};
 use crate::ops::Cx;
-use crate::quant::{Nf4, quantize};
+use crate::ops::nf4::quantize;
+use crate::quant::Nf4;
 use candle_core::DType;
 use half::bf16;
 

@@ -5,9 +5,9 @@ use crate::ops::cx::rounded;
 use crate::ops::dropout::Mask;
 use crate::ops::linear::{self, Back, Plus};
 use crate::ops::lora::{self, Factors, Seen};
+use crate::ops::nf4::quantize;
 use crate::ops::{Mirror, Vector, Weight, head};
 use crate::optim::Arena;
-use crate::quant;
 use crate::selftest::case::{Line, error};
 use crate::selftest::reference;
 use candle_core::{DType, Result};
@@ -100,7 +100,7 @@ impl Checks<'_> {
     /// Codes by their definition, not one of them another; the last block is short.
     pub(super) fn nf4_codes(&mut self) {
         let values = self.inputs.wide(OUT * C);
-        let packed = quant::quantize(&values, false);
+        let packed = quantize(&values, false);
         let code = |i: usize| f32::from(packed.packed[i / 2] >> (4 * (1 - i % 2)) & 15);
         let ours: Vec<f32> = (0..values.len()).map(code).collect();
         let line = Line {
@@ -119,7 +119,7 @@ impl Checks<'_> {
         rows: usize,
         cols: usize,
     ) -> Result<(Weight, Vec<f32>)> {
-        let packed = quant::quantize(&self.inputs.values(rows * cols), nested);
+        let packed = quantize(&self.inputs.values(rows * cols), nested);
         let exact = reference::dequantize(&packed);
         let weight = Weight::nf4(packed, self.cx.products(), rows, cols)?.to_device(self.cx)?;
         let values = exact.iter().map(|v| rounded(*v as f32, self.cx.products())).collect();
