@@ -15,9 +15,19 @@ if [ ! -e "$libs/libcuda.so.1" ] || [ "$newest" -nt "$libs/libcuda.so.1" ]; then
   "${CXX:-g++}" -x c++ -std=c++17 -O2 -fPIC -shared -U_FORTIFY_SOURCE -fno-stack-protector -fno-exceptions -fno-rtti \
     ${tls:-} -ffp-contract=off -I "$root/tests/cuda_on_cpu" -I "$root/src/kernels" \
     -o "$libs/libcuda.so.1.new" "$root/tests/cuda_on_cpu/driver.cpp"
+  # What is played must be there in earnest: a name that only this library has would be found missing on the first card.
+  names() { nm -D --defined-only "$@" | awk '$3 ~ /^cu[A-Zb]/ { sub(/@.*/, "", $3); print $3 }' | sort -u; }
+  if [ -n "${CUDA_HOME:-}" ]; then
+    names "$CUDA_HOME"/lib64/stubs/libcuda.so "$CUDA_HOME"/lib64/libcublas.so > "$libs/names"
+    unknown=$(names "$libs/libcuda.so.1.new" | comm -23 - "$libs/names")
+    [ -z "$unknown" ] || { echo "cuda_on_cpu: neither libcuda nor libcublas has: $unknown" >&2; exit 1; }
+  fi
   mv "$libs/libcuda.so.1.new" "$libs/libcuda.so.1"
-  ln -sf libcuda.so.1 "$libs/libcublas.so.13"
 fi
+# Under each name that is looked for before the real libraries'.
+for name in libcuda.so libcublas.so libcublas.so.13; do
+  ln -sf libcuda.so.1 "$libs/$name"
+done
 export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export VFT_TEST_DEVICE=cuda VFT_CUDA_ON_CPU="$libs"
 exec "$@"

@@ -37,11 +37,15 @@ fn losses(records: &[Value]) -> Vec<f64> {
     records.iter().filter_map(|r| r["loss"].as_f64()).collect()
 }
 
-#[test]
-fn selftest_passes() {
-    let output = vft(&["selftest", "--device", "cuda", "--quick"], &[]);
+fn assert_selftest_passes(machine: &[(&str, &str)]) {
+    let output = vft(&["selftest", "--device", "cuda", "--quick"], machine);
     let table = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{table}\n{}", stderr(&output));
+}
+
+#[test]
+fn selftest_passes() {
+    assert_selftest_passes(&[]);
 }
 
 /// The final adapter of a run of six steps, taken up after the fourth or whole.
@@ -139,6 +143,12 @@ fn played() -> String {
     std::env::var("VFT_CUDA_ON_CPU").expect("run by scripts/cuda_on_cpu.sh")
 }
 
+#[test]
+fn no_kernel_needs_its_threads_in_order() {
+    played();
+    assert_selftest_passes(&[("VFT_FAKE_BACKWARDS", "1")]);
+}
+
 fn assert_refused(machine: &[(&str, &str)], more: &[&str], parts: &[&str]) {
     played();
     let (output, _) = smoke(&[&["--device", "cuda"], more].concat(), machine);
@@ -170,6 +180,18 @@ fn a_missing_cublas_is_named() {
 fn an_old_driver_is_refused() {
     let parts = ["supports CUDA 12.4", "driver 580"];
     assert_refused(&[("VFT_FAKE_DRIVER", "12040")], &[], &parts);
+}
+
+#[test]
+fn hidden_cards_are_named() {
+    let machine = [("VFT_FAKE_INIT", "100"), ("CUDA_VISIBLE_DEVICES", "7")];
+    assert_refused(&machine, &[], &["CUDA_VISIBLE_DEVICES is \"7\"", "nvidia-smi -L"]);
+}
+
+#[test]
+fn the_toolkits_stub_is_named() {
+    let parts = ["stub", "LD_LIBRARY_PATH", "(CUDA_ERROR_STUB_LIBRARY)"];
+    assert_refused(&[("VFT_FAKE_INIT", "34")], &[], &parts);
 }
 
 #[test]

@@ -14,6 +14,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod open;
 mod product;
+#[cfg(feature = "cuda")]
+mod trouble;
 
 pub use driver::Gpu;
 pub use product::{Add, Matrix};

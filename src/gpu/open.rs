@@ -2,6 +2,7 @@
 
 use super::Info;
 use super::driver::{Gpu, failed};
+use super::trouble::no_start;
 use crate::error::{Problem, UserError};
 use candle_core::Result;
 use cudarc::cublas::{result as blas, sys as blas_sys};
@@ -13,11 +14,11 @@ static IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")
 
 /// The CUDA version that the kernels and the bindings are made for.
 const NEEDED: u32 = 13_000;
-const DRIVER: &str = "driver 580 or newer";
+pub(super) const DRIVER: &str = "driver 580 or newer";
 /// Older cards have no f16 tensor cores and no kernels here.
 const OLDEST: (u32, u32) = (7, 5);
 
-fn refuse(message: impl Into<String>, hint: impl Into<String>) -> UserError {
+pub(super) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> UserError {
     Problem::new(message).hint(hint).into()
 }
 
@@ -38,7 +39,8 @@ impl Gpu {
                 format!("install NVIDIA's {DRIVER} (`nvidia-smi` shows it), or set `device: cpu`");
             return Err(refuse(message, hint));
         }
-        result::init().map_err(silent("the driver does not start"))?;
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        result::init().map_err(|e| no_start(e, visible.as_deref()))?;
         let driver = driver_version().map_err(silent("the driver tells no version"))?;
         if driver < NEEDED {
             let version = |v: u32| format!("{}.{}", v / 1000, v % 1000 / 10);

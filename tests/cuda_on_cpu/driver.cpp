@@ -1,7 +1,8 @@
 // libcuda and libcublas for machines without a card, as far as vft calls them: memory is host memory, kernels run on the CPU.
 //
 // Strict where a card is lax: fresh memory holds NaN, freed memory must have intact edges, a kernel whose threads do not all reach
-// a barrier ends the process. `VFT_FAKE_DRIVER`, `_DEVICES`, `_CAPABILITY` and `_MEMORY` play other machines.
+// a barrier ends the process; with `VFT_FAKE_BACKWARDS` the last go first. `VFT_FAKE_INIT`, `_DRIVER`, `_DEVICES`, `_CAPABILITY` and
+// `_MEMORY` play other machines.
 #include "../../src/kernels/kernels.cu"
 
 #include <cstdio>
@@ -98,6 +99,12 @@ Thread *new_thread() {
   return t;
 }
 
+// A card runs blocks, warps and lanes in any order; what needs another one shows in one of these two.
+bool is_backwards() {
+  static const bool is = getenv("VFT_FAKE_BACKWARDS");
+  return is;
+}
+
 void run_block(unsigned count) {
   while (block.threads.size() < count) {
     block.threads.push_back(new_thread());
@@ -105,10 +112,12 @@ void run_block(unsigned count) {
   for (unsigned i = 0; i < count; i++) block.threads[i]->state = READY;
   for (unsigned done = 0; done < count;) {
     unsigned at_barrier = done = 0;
-    for (unsigned w = 0; w < count; w += 32) {
+    for (unsigned turn = 0; turn < count; turn += 32) {
+      unsigned w = is_backwards() ? (count - 1) / 32 * 32 - turn : turn;
       unsigned n[4], end = w + 32 < count ? w + 32 : count;
       do { // a warp goes on until all its lanes are at a barrier or done
-        for (volatile unsigned i = w; i < end; i++) {
+        for (volatile unsigned lane = w; lane < end; lane++) {
+          unsigned i = is_backwards() ? w + end - 1 - lane : lane;
           Thread &t = *block.threads[i];
           if (t.state != READY) continue;
           block.current = i;
@@ -179,7 +188,8 @@ float warp_max(float x) {
 #define OK 0
 #define CUDA(name) extern "C" int name
 
-CUDA(cuInit)(unsigned) { return OK; }
+CUDA(cuInit)(unsigned) { return number("VFT_FAKE_INIT", OK); }
+CUDA(cuGetErrorString)(int, const char **text) { return *text = "played", OK; }
 CUDA(cuDriverGetVersion)(int *v) { return *v = number("VFT_FAKE_DRIVER", 13000), OK; }
 CUDA(cuDeviceGetCount)(int *n) { return *n = number("VFT_FAKE_DEVICES", 1), OK; }
 CUDA(cuDeviceGet)(int *device, int ordinal) { return *device = ordinal, OK; }
@@ -212,7 +222,7 @@ CUDA(cuLaunchKernel)(const Launch *kernel, unsigned gx, unsigned, unsigned, unsi
   std::function<void()> body = (*kernel)(args);
   gridDim = {gx, 1, 1}, blockDim = {bx, 1, 1};
   block.body = &body;
-  for (unsigned b = 0; b < gx; b++) blockIdx = {b, 0, 0}, run_block(bx);
+  for (unsigned b = 0; b < gx; b++) blockIdx = {is_backwards() ? gx - 1 - b : b, 0, 0}, run_block(bx);
   return OK;
 }
 CUDA(cuMemAllocAsync)(uint64_t *at, size_t bytes, void *) {
