@@ -26,6 +26,7 @@ fn main() {
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.fatbin");
     let nvcc = nvcc();
+    check_version(&nvcc);
     let mut command = Command::new(&nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "--compress-mode=size", "-o"]).arg(&out);
     for target in TARGETS {
@@ -91,6 +92,29 @@ fn nvcc() -> PathBuf {
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
     let places = homes.map(PathBuf::from).chain([Path::new("/usr/local/cuda").into()]);
     places.map(|home| home.join("bin/nvcc")).find(|p| p.exists()).unwrap_or_else(|| "nvcc".into())
+}
+
+/// Refuses an nvcc before 13.0; one after it makes PTX that the promised driver does not take.
+fn check_version(nvcc: &Path) {
+    let Ok(said) = Command::new(nvcc).arg("--version").output() else { return };
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let release = said.split("release ").nth(1).and_then(|s| s.split(',').next());
+    let parts: Option<Vec<u32>> = release.map(|r| r.split('.').flat_map(str::parse).collect());
+    match parts.as_deref() {
+        Some([13, 0]) | None => {}
+        Some(found) if found < &[13, 0][..] => {
+            let release = release.unwrap_or_default();
+            fail(&format!(
+                "{} is of CUDA {release}; the feature `cuda` needs nvcc 13.0: install that toolkit, or run\n  \
+                 bash scripts/cuda-toolkit.sh && source ~/.cache/vft/cuda-13.0/env.sh",
+                nvcc.display()
+            ));
+        }
+        Some(_) => println!(
+            "cargo::warning=nvcc {}: cards later than compute capability 9.0 will need a newer driver than 580",
+            release.unwrap_or_default()
+        ),
+    }
 }
 
 fn fail(message: &str) -> ! {

@@ -5,6 +5,7 @@
 #   source ~/.cache/vft/cuda-13.0/env.sh                       (nvcc, to build with the feature cuda)
 #   bash scripts/cuda_on_cpu.sh cargo test --features cuda --test cuda --test parity
 set -euo pipefail
+case "${1:-}" in '' | -*) grep '^#  ' "$0" | cut -c3-; exit 2 ;; esac
 root=$(cd "$(dirname "$0")/.." && pwd)
 libs="${CARGO_TARGET_DIR:-$root/target}/cuda_on_cpu"
 mkdir -p "$libs"
@@ -21,13 +22,11 @@ if [ ! -e "$libs/libcuda.so.1" ] || [ "$newest" -nt "$libs/libcuda.so.1" ]; then
     names "$CUDA_HOME"/lib64/stubs/libcuda.so "$CUDA_HOME"/lib64/libcublas.so > "$libs/names"
     unknown=$(names "$libs/libcuda.so.1.new" | comm -23 - "$libs/names")
     [ -z "$unknown" ] || { echo "cuda_on_cpu: neither libcuda nor libcublas has: $unknown" >&2; exit 1; }
+    "${CXX:-g++}" -std=c++17 -fsyntax-only -I "$CUDA_HOME/include" "$root/tests/cuda_on_cpu/headers.cpp"
   fi
   mv "$libs/libcuda.so.1.new" "$libs/libcuda.so.1"
 fi
-# Under each name that is looked for before the real libraries'.
-for name in libcuda.so libcublas.so libcublas.so.13; do
-  ln -sf libcuda.so.1 "$libs/$name"
-done
+ln -sf libcuda.so.1 "$libs/libcublas.so.13"
 export LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export VFT_TEST_DEVICE=cuda VFT_CUDA_ON_CPU="$libs"
 exec "$@"

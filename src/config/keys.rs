@@ -90,7 +90,7 @@ keys! {
     "train.save_best", "bool", "false", "keep the adapter of the lowest validation loss in <out_dir>/best";
     "train.early_stopping_patience", "integer", "null", "validations without a lower loss after which the run ends";
     "train.gradient_checkpointing", "auto | none | mlp | full", "auto", "compute activations again in the backward pass to save memory: those of the MLPs, or all; auto: in as few layers as fits";
-    "train.max_memory", "size, such as 6GiB", "null", "memory that `gradient_checkpointing: auto` may plan with, an error if the leanest takes more; null: what is free at start, on a card 95 % of its memory";
+    "train.max_memory", "size, such as 6GiB", "null", "memory that `gradient_checkpointing: auto` may plan with, an error if the leanest takes more; null: what is free at start, on a card 95 % of it";
     "train.log_interval", "integer", "1", "steps between log lines";
     "eval.interval", "integer", "100", "steps between validations";
     "eval.max_iters", "integer", "100", "micro-batches per validation during the run";

@@ -94,6 +94,11 @@ impl Gpu {
     }
 
     /// As with CUDA.
+    pub fn available_bytes(&self) -> Option<u64> {
+        match *self {}
+    }
+
+    /// As with CUDA.
     pub fn peak_bytes(&self) -> u64 {
         match *self {}
     }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows an op. The driver and cuBLAS are opened when a run asks for a device, not when the process starts: one binary
 //! serves machines with and without a card, and what is missing is an error with words. Candle's own CUDA backend is not used: it
-//! links the driver at start, costs eleven CPU minutes of nvcc for kernels of which none is needed here, has none for bf16 on a T4,
+//! links the driver at start, costs nine CPU minutes, most of them for kernels of which none is needed here, has none for bf16 on a T4,
 //! and cannot write into a given buffer.
 //!
 //! One stream, driven by one thread at a time; memory comes from the device's stream-ordered pool, which keeps what is given back.
@@ -11,6 +11,8 @@
 #[cfg_attr(feature = "cuda", path = "driver.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "absent.rs")]
 mod driver;
+#[cfg(feature = "cuda")]
+mod library;
 #[cfg(feature = "cuda")]
 mod open;
 mod product;

@@ -100,7 +100,8 @@ impl RunPlan {
         let sizes = load::sizes(cx, ask.model, nf4)?;
         let tokens = largest_micro_batch(ask);
         let free = match cx.gpu() {
-            Some(gpu) => Some(gpu.info().memory as u64 / 100 * 95),
+            // The rest is for cuBLAS' workspace and what lies between blocks.
+            Some(gpu) => gpu.available_bytes().map(|free| free / 100 * 95),
             None => memory::available_bytes().map(|free| free + memory::resident_bytes()),
         };
         let limit = config.train.max_memory.map(|m| m.0).or(free);

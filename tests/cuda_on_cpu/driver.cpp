@@ -1,8 +1,8 @@
 // libcuda and libcublas for machines without a card, as far as vft calls them: memory is host memory, kernels run on the CPU.
 //
 // Strict where a card is lax: fresh memory holds NaN, freed memory must have intact edges, a kernel whose threads do not all reach
-// a barrier ends the process; with `VFT_FAKE_BACKWARDS` the last go first. `VFT_FAKE_INIT`, `_DRIVER`, `_DEVICES`, `_CAPABILITY` and
-// `_MEMORY` play other machines.
+// a barrier ends the process; with `VFT_FAKE_BACKWARDS` the last go first. `VFT_FAKE_INIT`, `_DRIVER`, `_DEVICES`, `_CUBLAS`,
+// `_CAPABILITY`, `_MEMORY` and `_TAKEN` play other machines.
 #include "../../src/kernels/kernels.cu"
 
 #include <cstdio>
@@ -189,6 +189,10 @@ float warp_max(float x) {
 #define CUDA(name) extern "C" int name
 
 CUDA(cuInit)(unsigned) { return number("VFT_FAKE_INIT", OK); }
+CUDA(cuGetErrorName)(int code, const char **name) {
+  *name = code == 34 ? "CUDA_ERROR_STUB_LIBRARY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : nullptr;
+  return *name ? OK : 1; // as a driver does for a code that it does not know
+}
 CUDA(cuGetErrorString)(int, const char **text) { return *text = "played", OK; }
 CUDA(cuDriverGetVersion)(int *v) { return *v = number("VFT_FAKE_DRIVER", 13000), OK; }
 CUDA(cuDeviceGetCount)(int *n) { return *n = number("VFT_FAKE_DEVICES", 1), OK; }
@@ -225,9 +229,14 @@ CUDA(cuLaunchKernel)(const Launch *kernel, unsigned gx, unsigned, unsigned, unsi
   for (unsigned b = 0; b < gx; b++) blockIdx = {is_backwards() ? gx - 1 - b : b, 0, 0}, run_block(bx);
   return OK;
 }
+CUDA(cuMemGetInfo_v2)(size_t *free, size_t *total) {
+  std::lock_guard<std::mutex> guard(lock);
+  *total = (size_t)number("VFT_FAKE_MEMORY", 8192) << 20;
+  return *free = *total - used - ((size_t)number("VFT_FAKE_TAKEN", 0) << 20), OK;
+}
 CUDA(cuMemAllocAsync)(uint64_t *at, size_t bytes, void *) {
   std::lock_guard<std::mutex> guard(lock);
-  if (used + bytes > (size_t)number("VFT_FAKE_MEMORY", 8192) << 20) return 2; // CUDA_ERROR_OUT_OF_MEMORY
+  if (used + bytes > (size_t)(number("VFT_FAKE_MEMORY", 8192) - number("VFT_FAKE_TAKEN", 0)) << 20) return 2; // CUDA_ERROR_OUT_OF_MEMORY
   char *base = (char *)aligned_alloc(256, (bytes + 2 * 256 + 255) / 256 * 256);
   memset(base, 0xA5, 256);
   memset(base + 256, 0xFF, bytes); // NaN in every type
@@ -259,7 +268,7 @@ CUDA(cuMemsetD8Async)(uint64_t at, unsigned char value, size_t bytes, void *) { 
 
 // cuBLAS: column-major products, summed in f32
 
-CUDA(cublasCreate_v2)(void **handle) { return *handle = (void *)1, OK; }
+CUDA(cublasCreate_v2)(void **handle) { return *handle = (void *)1, number("VFT_FAKE_CUBLAS", OK); }
 CUDA(cublasSetStream_v2)(void *, void *) { return OK; }
 CUDA(cublasSetMathMode)(void *, int) { return OK; }
 
