@@ -12,7 +12,7 @@ mod in_f32;
 
 use super::bf16_gemm::{self, Product, Sink, Source, Stored, Term};
 use super::lora::Factors;
-use super::{Buf, Cx, Vector, Weight, rows};
+use super::{Buf, Cx, Vector, Weight};
 use crate::gpu::{Add, Arg};
 use candle_core::{DType, Result, bail};
 
@@ -113,9 +113,18 @@ fn is_bf16(cx: &Cx, w: &Weight) -> bool {
 fn on_gpu(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<()> {
     let Some(gpu) = cx.gpu() else { bail!("linear: not on a device") };
     let (n, out) = (x.rows(), w.rows());
+    // A residual lies in y before the product is added to it in f32: in 16 bits one rounding less than a sum of its own.
+    let add = match plus.residual {
+        Some(r) if r.dtype() != y.dtype() => bail!("linear: a residual of {:?}", r.dtype()),
+        Some(r) => {
+            y.memory()?.copy(0, r.memory()?, 0, r.len() * r.dtype().size_in_bytes())?;
+            Add::Accumulate
+        }
+        None => Add::Overwrite,
+    };
     let values = w.on_gpu(cx)?;
     let x = cx.operand(x)?;
-    gpu.product(y.matrix()?, Add::Overwrite, 1.0, x.matrix()?, values.matrix()?.t())?;
+    gpu.product(y.matrix()?, add, 1.0, x.matrix()?, values.matrix()?.t())?;
     if let Some(b) = plus.bias {
         if y.dtype() != cx.compute() {
             bail!("linear: a bias on logits in f32 is not supported");
@@ -128,10 +137,7 @@ fn on_gpu(cx: &Cx, x: &Buf, w: &Weight, plus: Plus<'_>, y: &mut Buf) -> Result<(
         let (b, u) = (f.b.matrix(out, f.r)?, cx.operand(u)?);
         gpu.product(y.matrix()?, Add::Accumulate, f.scale, u.matrix()?, b.t())?;
     }
-    match plus.residual {
-        Some(r) => rows::add(cx, y, r),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn in_bf16(cx: &Cx, x: &Buf, layers: &[(&Weight, Plus<'_>)], ys: &mut [Buf]) -> Result<()> {
