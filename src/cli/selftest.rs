@@ -59,7 +59,8 @@ pub(super) fn run(args: &Args) -> Result<i32> {
         let hint = "do not train on this device; report the table with card and driver";
         return Err(UserError::from(problem.hint(hint)).into());
     }
-    report::print_out("verdict: this device computes what it should\n")?;
+    let device = first.as_ref().map(device::describe).unwrap_or_default();
+    report::print_out(&format!("verdict: this device computes what it should: {device}\n"))?;
     Ok(0)
 }
 

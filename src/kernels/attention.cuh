@@ -28,6 +28,7 @@ KERNEL(attention_forward)(T *o, float *lse, const T *q, const T *k, const T *v, 
     for (int c = 0; c < ATTENTION_CHANNELS; c++)
       if (c * 32 + lane < d) s += mine[c] * widen(k[at + c * 32 + lane]);
     s = warp_sum(s);
+    if (s == -INFINITY) continue; // as on the CPU: no weight, where exp(−∞ − −∞) would be NaN
     float higher = fmaxf(top, s), old = expf(top - higher), p = expf(s - higher);
     total = total * old + p;
     for (int c = 0; c < ATTENTION_CHANNELS; c++)

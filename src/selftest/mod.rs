@@ -36,8 +36,10 @@ pub fn run(cx: &Cx, seed: u64, timed: bool) -> Result<Report> {
     // In f32 on the CPU the steps would be compared with themselves.
     let is_reference = cx.gpu().is_none() && cx.products() == DType::F32;
     let bases = [None, Some(Nf4::Single), Some(Nf4::Double)];
-    for quantize in bases.into_iter().filter(|_| !is_reference) {
-        lines.extend(steps::check(cx, Training { seed, weights: cx.products(), quantize })?);
+    let all = bases.map(|quantize| (quantize, false)).into_iter().chain([(None, true)]);
+    for (quantize, is_large) in all.filter(|_| !is_reference) {
+        let training = Training { seed, weights: cx.products(), quantize, is_large };
+        lines.extend(steps::check(cx, training)?);
     }
     let speeds = if timed { Some(cx.install(|| speed::measure(cx, seed))?) } else { None };
     Ok(Report { lines, speeds })

@@ -39,6 +39,7 @@ impl<'a> Checks<'a> {
         checks.rows()?;
         checks.embedding()?;
         checks.linear()?;
+        checks.aligned()?;
         checks.few_rows()?;
         checks.nf4_codes();
         for nested in [false, true] {
@@ -57,6 +58,9 @@ impl<'a> Checks<'a> {
         checks.swiglu()?;
         checks.attention(&[1, 70, 5], 0, None, 10)?;
         checks.attention(&[131], 0, Some(9), 64)?;
+        // Llama's and Mistral's heads, and the largest.
+        checks.attention(&[1, 70, 5], 0, None, 128)?;
+        checks.attention(&[9, 30], 5, Some(16), 256)?;
         // More keys than a block has, and more queries than a segment.
         checks.attention(&[700], 0, None, 10)?;
         checks.attention(&[1, 3, 70], 77, None, 10)?;

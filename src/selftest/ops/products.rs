@@ -65,6 +65,16 @@ impl Checks<'_> {
         Ok(())
     }
 
+    /// Sizes that whole tiles divide, as models have: other paths of a library than odd ones take.
+    pub(super) fn aligned(&mut self) -> Result<()> {
+        let (n, c, out) = (256, 1024, 512);
+        let w = self.inputs.values(out * c);
+        let weight = self.weight(&w, out, c)?;
+        self.product("linear", n, &weight, &w, true)?;
+        let (weight, w) = self.packed(true, out, c)?;
+        self.product("nf4-dq linear", n, &weight, &w, false)
+    }
+
     /// The loss and its gradient over parts of a vocabulary, the last one short, where there is such a pass.
     pub(super) fn head(&mut self) -> Result<()> {
         let v = 2 * head::width(usize::MAX) + 53;
