@@ -19,7 +19,7 @@ impl RunConfig {
         );
         tell(
             !self.is_written("precision"),
-            "precision: bf16-true if nothing is written; LitGPT takes bf16-mixed",
+            "precision: bf16-true (16-true on a card without bf16) if nothing is written; LitGPT takes bf16-mixed",
         );
         tell(
             self.precision == Precision::Bf16 && self.is_written("precision"),

@@ -31,21 +31,18 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
         let message = format!("`--threads`: {threads} is more than {MOST_THREADS}");
         return Err(UserError::from(Problem::new(message).hint("0 takes all cores")).into());
     }
-    let mut notes = Vec::new();
-    let gpu = match device {
-        Device::Cpu => None,
-        Device::Cuda(ordinal) => Some(Gpu::open(ordinal)?),
-        Device::Auto if !cfg!(feature = "cuda") => None,
-        Device::Auto => first_that_works().map_or_else(
-            |e| {
-                let why = e.problems.first().map(|p| p.message.clone()).unwrap_or_default();
-                notes.push(format!("device: cpu, because {why}"));
-                None
-            },
-            Some,
-        ),
+    let (gpu, without) = match device {
+        Device::Cpu => (None, None),
+        Device::Cuda(ordinal) => (Some(Gpu::open(ordinal)?), None),
+        // Who has no card need not hear of it.
+        Device::Auto if !cfg!(feature = "cuda") && !has_driver() => (None, None),
+        Device::Auto => match first_that_works() {
+            Ok(gpu) => (Some(gpu), None),
+            Err(e) => (None, e.problems.into_iter().next().map(|p| p.message)),
+        },
     };
-    let Some(gpu) = gpu else { return on_cpu(precision, threads, notes) };
+    let Some(gpu) = gpu else { return on_cpu(precision, threads, without) };
+    let mut notes = Vec::new();
     let info = gpu.info();
     let precision = match precision {
         Some(bf16 @ (Precision::Bf16 | Precision::Bf16Mixed)) if !has_bf16(&gpu) => {
@@ -68,10 +65,13 @@ pub fn open(device: Device, precision: Option<Precision>, threads: usize) -> Res
     Ok(Opened { cx: mixed(Cx::on_gpu(dtype(precision), gpu)?, precision)?, precision, notes })
 }
 
-fn on_cpu(precision: Option<Precision>, threads: usize, notes: Vec<String>) -> Result<Opened> {
+/// The CPU; `without` says why there is no card, where one was looked for.
+fn on_cpu(precision: Option<Precision>, threads: usize, without: Option<String>) -> Result<Opened> {
     let precision = precision.unwrap_or(Precision::Bf16);
     if matches!(precision, Precision::F16 | Precision::F16Mixed) {
-        let problem = Problem::new(format!("`precision: {precision}` needs a CUDA device"));
+        let built = || (!cfg!(feature = "cuda")).then(|| "this vft was built without CUDA".into());
+        let why = without.or_else(built).map(|why| format!(": {why}")).unwrap_or_default();
+        let problem = Problem::new(format!("`precision: {precision}` needs a CUDA device{why}"));
         let hint = match precision {
             Precision::F16 => "on the CPU use `bf16-true` or `32-true`",
             _ => "on the CPU use `bf16-mixed` or `32-true`",
@@ -81,13 +81,19 @@ fn on_cpu(precision: Option<Precision>, threads: usize, notes: Vec<String>) -> R
     let cx = Cx::cpu(dtype(precision), threads)
         .and_then(|cx| mixed(cx, precision))
         .map_err(|e| UserError::from(Problem::new(e.to_string())))?;
+    let notes = without.map(|why| format!("device: cpu, because {why}")).into_iter().collect();
     Ok(Opened { cx, precision, notes })
+}
+
+/// Whether NVIDIA's driver is on this machine: its device on Linux, or that of WSL.
+fn has_driver() -> bool {
+    ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists())
 }
 
 /// The first device that opens, else the reason of the first that did not.
 fn first_that_works() -> Result<Arc<Gpu>, UserError> {
     let mut reason = None;
-    for ordinal in 0..Gpu::count()?.max(1) {
+    for ordinal in 0..Gpu::count()? {
         match Gpu::open(ordinal) {
             Ok(gpu) => return Ok(gpu),
             Err(e) => reason = reason.or(Some(e)),

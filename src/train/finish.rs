@@ -154,6 +154,8 @@ const SHOWN: &[&str] = &[
 
 fn card(config: &RunConfig, run: &Run, outcome: &Outcome, has_curve: bool) -> Card {
     let census = &run.census;
+    // As it was chosen where none is written.
+    let config = &RunConfig { precision: run.precision, ..config.clone() };
     let setting = |key: &&str| {
         let value = config.value(key).filter(|v| v != "null")?;
         Some(((*key).to_owned(), value))

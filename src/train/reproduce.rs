@@ -77,6 +77,10 @@ pub fn config(
     (config.train.max_time, config.train.save_interval) = (None, None);
     config.train.preemption = None;
     (config.train.save_best, config.save_merged) = (false, false);
+    // Another machine counts its cards otherwise.
+    if manifest.machine.device.starts_with("cuda") {
+        config.device = Device::Cuda(0);
+    }
     if manifest.machine.device == "cpu" {
         config.device = Device::Cpu;
         let word = &manifest.machine.instruction_set;
