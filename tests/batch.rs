@@ -101,7 +101,7 @@ fn slurm(home: &Path, args: &[&str]) -> Command {
     let path = format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap());
     let mut command = Command::new("bash");
     command.arg("scripts/slurm.sbatch").args(args).current_dir(ROOT).env("PATH", path);
-    command.env("VFT", env!("CARGO_BIN_EXE_vft")).env("SLURM_JOB_ID", "42");
+    command.env("VFT", env!("CARGO_BIN_EXE_vft")).env("SLURM_JOB_ID", "42").env("DEVICE", "cpu");
     command.stderr(Stdio::null());
     command
 }

@@ -1,11 +1,11 @@
 //! Optimizers against torch and bitsandbytes. Fixture: `scripts/fixtures/optim.py`, from where start values and gradients are.
-//! With `VFT_TEST_DEVICE=cuda` on a CUDA device.
+//! With `VFT_TEST_DEVICE=cuda` on a CUDA device; `VFT_TEST_ROOT` is the repository where the tests run elsewhere than they were built.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 use candle_core::DType;
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::PathBuf;
 use vft::gpu::Gpu;
 use vft::hub::safetensors::Checkpoint;
 use vft::ops::Cx;
@@ -35,8 +35,9 @@ fn gradient(n: usize, step: u64) -> Vec<f32> {
 }
 
 fn fixture() -> Checkpoint {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/optim");
-    Checkpoint::open_file(&dir.join("optim.safetensors")).unwrap()
+    let root =
+        std::env::var_os("VFT_TEST_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    Checkpoint::open_file(&root.join("tests/fixtures/optim/optim.safetensors")).unwrap()
 }
 
 fn floats(c: &Checkpoint, name: &str) -> Vec<f32> {
