@@ -6,7 +6,8 @@
 #   bash scripts/cuda-toolkit.sh [PREFIX]            (PREFIX: ~/.cache/vft/cuda-13.0)
 #   source PREFIX/env.sh && cargo build --release --features cuda
 set -euo pipefail
-PREFIX=$(realpath -m "${1:-${XDG_CACHE_HOME:-$HOME/.cache}/vft/cuda-13.0}")
+case "${1:-}" in -*) grep '^#  ' "$0" | cut -c3-; exit 2 ;; esac
+PREFIX=$(realpath -m -- "${1:-${XDG_CACHE_HOME:-$HOME/.cache}/vft/cuda-13.0}")
 WHEELS=(
   nvidia-cuda-nvcc==13.0.88      # nvcc, cudafe++, ptxas, fatbinary
   nvidia-nvvm==13.0.88           # cicc and libdevice
@@ -17,7 +18,7 @@ WHEELS=(
 )
 # The toolkit is complete when this says what it was made of: an interrupted run is taken up again, a complete one is kept.
 DONE="$PREFIX/made-of"
-if [ -f "$DONE" ] && [ "$(cat "$DONE")" = "${WHEELS[*]}" ]; then
+if [ -f "$DONE" ] && [ "$(cat "$DONE")" = "$PREFIX ${WHEELS[*]}" ] && [ -x "$PREFIX/cuda/bin/nvcc" ]; then
   echo "complete: source $PREFIX/env.sh"
   exit 0
 fi
@@ -66,5 +67,5 @@ int main() {
 CPP
 g++ -I "$CUDA/include" -o "$PREFIX/probe" "$PREFIX/probe.cpp" -L "$CUDA/lib" -L "$CUDA/lib/stubs" -lcuda -lcudart -lcublas \
   -Wl,-rpath-link,"$CUDA/lib"
-echo "${WHEELS[*]}" > "$DONE"
+echo "$PREFIX ${WHEELS[*]}" > "$DONE"
 echo "complete: source $PREFIX/env.sh"
