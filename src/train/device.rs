@@ -85,9 +85,10 @@ fn on_cpu(precision: Option<Precision>, threads: usize, without: Option<String>)
     Ok(Opened { cx, precision, notes })
 }
 
-/// Whether NVIDIA's driver is on this machine: its device on Linux, or that of WSL.
+/// Whether NVIDIA's kernel module is loaded, or WSL has its driver.
 fn has_driver() -> bool {
-    ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists())
+    let signs = ["/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1"];
+    signs.iter().any(|path| std::path::Path::new(path).exists())
 }
 
 /// The first device that opens, else the reason of the first that did not.

@@ -136,11 +136,8 @@ fn files_that_are_replaced_under_a_run_are_told_once() {
     let output = child.wait_with_output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert_eq!(
-        told(&output, "metrics.jsonl: cannot be written: something else was put"),
-        1,
-        "{text}"
-    );
+    // The file is gone for a moment before the folder is there: the run may see either first.
+    assert_eq!(told(&output, "metrics.jsonl: cannot be written: "), 1, "{text}");
     assert_eq!(told(&output, "csv logger is given up"), 1, "{text}");
     let whole = Home::new();
     whole.smoke(&[RUN, &long].concat());
